@@ -1,0 +1,54 @@
+package api
+
+// Names that Flux gives and that Cleat must repeat to the letter: a different field manager or owner label would make
+// every object look foreign after a switch-over, and the next run would apply or prune it anew.
+const (
+	// Finalizer is the one finalizer Flux puts on its objects. We put it only on objects whose deletion needs work.
+	Finalizer = "finalizers.fluxcd.io"
+
+	// ApplyManager owns the fields of everything a Kustomization applies.
+	ApplyManager = "kustomize-controller"
+	// SyncStatusManager writes a Kustomization's finalizer and status.
+	SyncStatusManager = "gotk-kustomize-controller"
+	// SourceManager writes the status of sources.
+	SourceManager = "source-controller"
+
+	// OwnerGroup prefixes the owner labels `<group>/name` and `<group>/namespace` on every object a Kustomization applies.
+	OwnerGroup     = "kustomize.toolkit.fluxcd.io"
+	OwnerName      = OwnerGroup + "/name"
+	OwnerNamespace = OwnerGroup + "/namespace"
+
+	// PruneAnnotation, set to Disabled on a live object as label or annotation, keeps it from ever being pruned.
+	PruneAnnotation = OwnerGroup + "/prune"
+	// ReconcileAnnotation, set to Disabled on an object in Git or live, keeps us from applying and pruning it.
+	ReconcileAnnotation = OwnerGroup + "/reconcile"
+	// SSAAnnotation chooses how an object is applied: Override (default), Merge, IfNotPresent or Ignore.
+	SSAAnnotation = OwnerGroup + "/ssa"
+	// ForceAnnotation, set to Enabled, lets one object be deleted and created again when an immutable field changed.
+	ForceAnnotation = OwnerGroup + "/force"
+
+	Disabled = "disabled"
+	Enabled  = "enabled"
+)
+
+// Our own opt-ins. Everything beyond Flux is an annotation under cleat.dev/ or a flag, never a schema change.
+const (
+	// AllowEmptyAnnotation on a Kustomization, set to "true", lets a build without objects prune all that it once applied.
+	AllowEmptyAnnotation = "cleat.dev/allow-empty"
+)
+
+// Reasons of ours, beside those of the Flux API modules.
+const (
+	// FailedReason: something went wrong for which no better word is known.
+	FailedReason = "Failed"
+	// EmptySetReason: the build holds no object while the inventory does; nothing was pruned.
+	EmptySetReason = "EmptySet"
+	// InvalidSpecReason: a field of this object cannot be decoded; nothing was done.
+	InvalidSpecReason = "InvalidSpec"
+	// UnsupportedReason: a field of this object asks for something this version cannot do and must not ignore.
+	UnsupportedReason = "UnsupportedField"
+	// EmptyGitRepositoryReason: the repository has no commit to fetch.
+	EmptyGitRepositoryReason = "EmptyGitRepository"
+	// SourceIgnoreErrorReason: the ignore patterns cannot be used.
+	SourceIgnoreErrorReason = "SourceIgnoreError"
+)

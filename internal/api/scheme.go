@@ -1,0 +1,48 @@
+package api
+
+import (
+	"fmt"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+)
+
+// The kinds that this agent reconciles.
+var (
+	GitRepositoryKind = sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind)
+	KustomizationKind = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
+)
+
+// NewScheme returns a scheme that knows Kubernetes' own kinds, CustomResourceDefinitions and the Flux kinds served here.
+func NewScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(s))
+	utilruntime.Must(apiextensionsv1.AddToScheme(s))
+	utilruntime.Must(sourcev1.AddToScheme(s))
+	utilruntime.Must(kustomizev1.AddToScheme(s))
+	return s
+}
+
+// Decode converts one object of a kind of ours from the form it is cached in to its Go type.
+//
+// Objects are cached undecoded so that a field which no Go type can hold (`interval: 9999999h` passes the schema but no
+// time.Duration) fails the one object that carries it, and never the list of its kind (CVE-2022-39272, faults.md A26).
+func Decode(u *unstructured.Unstructured, into any) error {
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, into); err != nil {
+		return fmt.Errorf("decoding %s %s/%s: %w", u.GetKind(), u.GetNamespace(), u.GetName(), err)
+	}
+	return nil
+}
+
+// Undecoded returns an empty object of the given kind in the form that the cache keeps.
+func Undecoded(gvk schema.GroupVersionKind) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(gvk)
+	return u
+}

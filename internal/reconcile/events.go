@@ -1,0 +1,47 @@
+package reconcile
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/record"
+)
+
+// maxEventMessage is how much of a message an event keeps, in bytes; the API server refuses events much larger.
+const maxEventMessage = 39000
+
+// Event is something that happened to an object, in the past tense.
+type Event struct {
+	// Type is corev1.EventTypeNormal or corev1.EventTypeWarning.
+	Type string
+	// Reason is a CamelCase word, as in conditions.
+	Reason  string
+	Message string
+	// Metadata become annotations of the Kubernetes event; the keys are prefixed with the kind's API group.
+	Metadata map[string]string
+}
+
+// Recorder is the one way by which events leave a reconciler.
+type Recorder struct {
+	kubernetes record.EventRecorder
+}
+
+// NewRecorder records to Kubernetes through client-go's recorder, which aggregates and rate-limits.
+func NewRecorder(kubernetes record.EventRecorder) *Recorder { return &Recorder{kubernetes: kubernetes} }
+
+// Record sends the event. It never blocks.
+func (r *Recorder) Record(about runtime.Object, e Event) {
+	message := e.Message
+	if len(message) > maxEventMessage {
+		message = message[:maxEventMessage] + "…"
+	}
+	r.kubernetes.AnnotatedEventf(about, e.Metadata, e.Type, e.Reason, "%s", message)
+}
+
+// faultEvent tells of an attempt that ended in a fault. Waiting for a dependency is no reason to wake anybody.
+func faultEvent(end Outcome, metadata map[string]string) Event {
+	kind := corev1.EventTypeWarning
+	if end.waitsForOthers() {
+		kind = corev1.EventTypeNormal
+	}
+	return Event{Type: kind, Reason: end.Fault.Reason, Message: end.Fault.Error(), Metadata: metadata}
+}

@@ -1,0 +1,97 @@
+package reconcile
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/fluxcd/pkg/apis/meta"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/cleat-dev/cleat/internal/api"
+)
+
+// Run is one object while the steps run for it.
+type Run[T Object] struct {
+	// Obj is the object. Its spec is only read; its status is set by Save and by the kind's Report.
+	Obj T
+
+	requestedAt   string // the reconcile request that this run answers, read before it begins
+	writer        *writer[T]
+	progressAfter time.Duration
+
+	mu   sync.Mutex // held while the status is written: a progress report may coincide with Save
+	base T          // the object as the API server last answered
+}
+
+func newRun[T Object](obj T, w *writer[T], progressAfter time.Duration) *Run[T] {
+	requestedAt, _ := meta.ReconcileAnnotationValue(obj.GetAnnotations())
+	return &Run[T]{Obj: obj, requestedAt: requestedAt, writer: w, progressAfter: progressAfter, base: clone(obj)}
+}
+
+// Requested says that the user has asked for this run by annotation.
+func (r *Run[T]) Requested(handled string) bool { return r.requestedAt != "" && r.requestedAt != handled }
+
+// Save writes the status now, in the middle of the run, with what set changes in it. It is for what must be on record
+// before the next step may have an effect.
+func (r *Run[T]) Save(ctx context.Context, set func(T)) error {
+	set(r.Obj)
+	return r.flush(ctx)
+}
+
+// HoldDeletion puts the finalizer on the object, so that its deletion waits for the kind's Cleanup.
+func (r *Run[T]) HoldDeletion(ctx context.Context) error {
+	if controllerutil.ContainsFinalizer(r.Obj, api.Finalizer) {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.writer.addFinalizer(ctx, r.Obj, r.base)
+}
+
+// flush writes what differs from the status that the API server has; if nothing does, it writes nothing.
+func (r *Run[T]) flush(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	answer, err := r.writer.patchStatus(ctx, r.base, r.Obj)
+	if err != nil {
+		return err
+	}
+	r.base = answer
+	return nil
+}
+
+// reportLater tells in the status of a step that lasts; stop must be called when the step has ended.
+func (r *Run[T]) reportLater(ctx context.Context, progress string) (stop func()) {
+	if r.progressAfter <= 0 {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		timer := time.NewTimer(r.progressAfter)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+			r.report(ctx, progress)
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// report writes the progress conditions alone. That it cannot is no reason to stop: the end of the run reports again.
+func (r *Run[T]) report(ctx context.Context, progress string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	working := clone(r.base)
+	Progressing(working, progress)
+	if answer, err := r.writer.patchStatus(ctx, r.base, working); err == nil {
+		r.base = answer
+		// The step does not look at conditions, so they can be taken over while it runs; the end of the run then
+		// changes them from what the API server has.
+		r.Obj.SetConditions(answer.GetConditions())
+	}
+}
+
+func clone[T Object](obj T) T { return obj.DeepCopyObject().(T) }
