@@ -39,9 +39,9 @@ type Kind[T Object, A any] struct {
 	Handled  func(T) *meta.ReconcileRequestStatus
 
 	// Begin makes the attempt of one run.
-	Begin func(*Run[T]) A
-	// Steps bring the world to what the object asks for.
-	Steps []Step[A]
+	Begin func(context.Context, *Run[T]) A
+	// Steps bring the world to what the object asks for. Which list it is depends on how far an earlier run has come.
+	Steps func(A) []Step[A]
 	// Cleanup runs instead when the object is being deleted and carries the finalizer, which is removed at the end.
 	Cleanup []Step[A]
 	// Report fills the kind's own part of the status and says how Ready=True is worded. It is the only place, beside
@@ -107,14 +107,14 @@ func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	case c.kind.Suspended(obj):
 		return ctrl.Result{}, nil // a suspended object is left exactly as it is
 	}
-	return c.attempt(ctx, req, obj, c.kind.Steps)
+	return c.attempt(ctx, req, obj)
 }
 
-// attempt runs steps for obj and reports what came of it.
-func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T, steps []Step[A]) (ctrl.Result, error) {
+// attempt runs the steps for obj and reports what came of it.
+func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T) (ctrl.Result, error) {
 	run := newRun(obj, c.writer, c.edge.ProgressAfter)
-	a := c.kind.Begin(run)
-	end := c.run(ctx, run, a, steps)
+	a := c.kind.Begin(ctx, run)
+	end := c.run(ctx, run, a, c.kind.Steps(a))
 	if ctx.Err() != nil {
 		return ctrl.Result{}, nil // the agent is stopping: what was cut off is done by whoever comes next
 	}
@@ -217,7 +217,7 @@ func (c *Controller[T, A]) finalize(ctx context.Context, req ctrl.Request, obj T
 		return ctrl.Result{}, nil // ours is done; somebody else's finalizer still holds the object
 	}
 	run := newRun(obj, c.writer, c.edge.ProgressAfter)
-	a := c.kind.Begin(run)
+	a := c.kind.Begin(ctx, run)
 	if end := c.run(ctx, run, a, c.kind.Cleanup); !end.Succeeded() {
 		if ctx.Err() != nil {
 			return ctrl.Result{}, nil

@@ -30,7 +30,9 @@ func newRun[T Object](obj T, w *writer[T], progressAfter time.Duration) *Run[T] 
 }
 
 // Requested says that the user has asked for this run by annotation.
-func (r *Run[T]) Requested(handled string) bool { return r.requestedAt != "" && r.requestedAt != handled }
+func (r *Run[T]) Requested(handled string) bool {
+	return r.requestedAt != "" && r.requestedAt != handled
+}
 
 // Save writes the status now, in the middle of the run, with what set changes in it. It is for what must be on record
 // before the next step may have an effect.
