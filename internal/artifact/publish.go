@@ -1,0 +1,193 @@
+package artifact
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/fluxcd/pkg/apis/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	tarballSuffix = ".tar.gz"
+	latestName    = "latest" + tarballSuffix
+)
+
+// Object names the Kubernetes object whose artifact is published.
+type Object struct{ Kind, Namespace, Name string }
+
+func (o Object) dir() string { return path.Join(strings.ToLower(o.Kind), o.Namespace, o.Name) }
+
+// Publish makes the snapshot the object's artifact: its tarball gets a name (file, such as <sha>.tar.gz) in the object's
+// directory and latest.tar.gz points to it. The snapshot must be pinned. On an error what was published before still is.
+func (s *Store) Publish(o Object, file, revision string, snapshot *Snapshot) (*meta.Artifact, error) {
+	name := path.Join(o.dir(), file)
+	if path.Dir(name) != o.dir() || strings.Count(name, "/") != 3 || CheckPath(name) != nil || strings.HasPrefix(file, ".") {
+		return nil, fmt.Errorf("publishing %s %s/%s: %w: %q", o.Kind, o.Namespace, o.Name, ErrPath, name)
+	}
+	subscribers, err := s.publish(name, snapshot)
+	if err != nil {
+		return nil, fmt.Errorf("publishing %s: %w", name, err)
+	}
+	for _, f := range subscribers {
+		f(snapshot.Digest)
+	}
+	size := snapshot.Size
+	return &meta.Artifact{
+		Digest: snapshot.Digest, Path: name, URL: s.URL(name), Revision: revision,
+		LastUpdateTime: metav1.NewTime(s.now().UTC().Truncate(1e9)), Size: &size,
+	}, nil
+}
+
+// URL returns where Handler serves a path of the storage.
+func (s *Store) URL(name string) string { return "http://" + s.address + "/" + name }
+
+func (s *Store) added(name, digest string) []func(string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.published[name] = digest
+	return slices.Clone(s.subscribers)
+}
+
+// publish links the snapshot's tarball to its public name, and the public "latest" to that. Both names change by a rename,
+// so a reader finds the old or the new file and never a part of one.
+func (s *Store) publish(name string, snapshot *Snapshot) ([]func(string), error) {
+	s.names.Lock()
+	defer s.names.Unlock()
+	dir := filepath.Join(s.dir, filepath.FromSlash(path.Dir(name)))
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	tarball := filepath.Join(s.snapshotDir(snapshot.Digest), tarballName)
+	// The age that retention counts is that of the publication, not that of the bytes.
+	now := s.now()
+	if err := os.Chtimes(tarball, now, now); err != nil {
+		return nil, err
+	}
+	if err := s.replace(filepath.Join(dir, path.Base(name)), func(tmp string) error { return os.Link(tarball, tmp) }); err != nil {
+		return nil, err
+	}
+	point := func(tmp string) error { return os.Symlink(path.Base(name), tmp) }
+	if err := s.replace(filepath.Join(dir, latestName), point); err != nil {
+		return nil, err
+	}
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	return s.added(name, snapshot.Digest), nil
+}
+
+// replace gives a new file or link the name by a rename.
+func (s *Store) replace(name string, create func(tmp string) error) error {
+	dir, err := s.TempDir("name-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	tmp := filepath.Join(dir, "new")
+	if err := create(tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// Holds reports whether the artifact of a status can still be downloaded. After a restart with an empty volume it cannot.
+func (s *Store) Holds(a *meta.Artifact) bool {
+	if a == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.published[a.Path] != a.Digest {
+		return false
+	}
+	_, err := s.root.Stat(a.Path)
+	return err == nil
+}
+
+// Objects lists every object of a kind that has tarballs in the storage, so that those of objects deleted while no agent
+// ran can be removed.
+func (s *Store) Objects(kind string) []Object {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := map[Object]bool{}
+	for name := range s.published {
+		if parts := strings.Split(name, "/"); parts[0] == strings.ToLower(kind) {
+			found[Object{Kind: kind, Namespace: parts[1], Name: parts[2]}] = true
+		}
+	}
+	var objects []Object
+	for o := range found {
+		objects = append(objects, o)
+	}
+	slices.SortFunc(objects, func(a, b Object) int { return strings.Compare(a.dir(), b.dir()) })
+	return objects
+}
+
+// Remove removes all that is published for an object. Snapshots that are being read stay until they are released.
+func (s *Store) Remove(o Object) error {
+	if err := CheckPath(o.dir()); err != nil {
+		return err
+	}
+	if err := s.removeDir(o.dir()); err != nil {
+		return fmt.Errorf("removing the artifacts of %s %s/%s: %w", o.Kind, o.Namespace, o.Name, err)
+	}
+	return s.collectSnapshots()
+}
+
+func (s *Store) removeDir(dir string) error {
+	s.names.Lock()
+	defer s.names.Unlock()
+	s.mu.Lock()
+	for name := range s.published {
+		if path.Dir(name) == dir {
+			delete(s.published, name)
+		}
+	}
+	s.mu.Unlock()
+	return s.root.RemoveAll(filepath.FromSlash(dir))
+}
+
+// loadPublished finds the tarballs on the volume, ours and Flux's, and computes their digests.
+func (s *Store) loadPublished() error {
+	return fs.WalkDir(s.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && name != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir // ours, or lost+found's kind: not a kind of object
+		case d.IsDir() && strings.Count(name, "/") >= 3:
+			return fs.SkipDir // deeper than any artifact
+		case !d.Type().IsRegular() || strings.Count(name, "/") != 3 || !strings.HasSuffix(name, tarballSuffix):
+			return nil // a directory on the way, a link, or a file that is only served, such as an index
+		}
+		digest, err := s.digestOf(name)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // somebody else's file; it is neither served nor removed
+		}
+		s.published[name] = digest
+		return err
+	})
+}
+
+func (s *Store) digestOf(name string) (string, error) {
+	f, err := s.root.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
