@@ -47,6 +47,8 @@ type Kind[T Object, A any] struct {
 	// Report fills the kind's own part of the status and says how Ready=True is worded. It is the only place, beside
 	// Run.Save, where status is set.
 	Report func(A, Outcome) Success
+	// After is called when the outcome is on record, to tell of it.
+	After func(A, Outcome)
 	// EventMetadata are the annotations of the events about the attempt.
 	EventMetadata func(A) map[string]string
 	// Gone is told that an object no longer exists, so that what is kept for it in memory or on disk can go.
@@ -124,6 +126,7 @@ func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T)
 		return ctrl.Result{RequeueAfter: c.requeue.backoff.When(req)}, nil
 	}
 	c.tell(obj, a, end, before)
+	c.kind.After(a, end)
 	return ctrl.Result{RequeueAfter: c.requeue.after(req, end, c.kind.Interval(obj), c.kind.RetryInterval(obj))}, nil
 }
 
@@ -134,7 +137,7 @@ func (c *Controller[T, A]) report(ctx context.Context, run *Run[T], a A, end Out
 	}
 	success := c.kind.Report(a, end)
 	summarize(run.Obj, end, success)
-	c.conclude(run.Obj, run.requestedAt, end)
+	c.conclude(run.Obj, run.RequestedAt, end)
 	return run.flush(ctx)
 }
 

@@ -24,7 +24,7 @@ func (c *Controller[T, A]) refuse(ctx context.Context, undecoded *unstructured.U
 		"the spec holds a value that cannot be used, correct it and apply the object again: %w", cause)}
 	before := Condition(obj, meta.ReadyCondition)
 	summarize(obj, end, Success{})
-	c.conclude(obj, run.requestedAt, end)
+	c.conclude(obj, run.RequestedAt, end)
 	if err := run.flush(ctx); err != nil {
 		c.log.Error("writing the status", "name", obj.GetName(), "namespace", obj.GetNamespace(), "error", err)
 		return ctrl.Result{RequeueAfter: c.edge.Timing.Dependency}, nil

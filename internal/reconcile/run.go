@@ -16,7 +16,9 @@ type Run[T Object] struct {
 	// Obj is the object. Its spec is only read; its status is set by Save and by the kind's Report.
 	Obj T
 
-	requestedAt   string // the reconcile request that this run answers, read before it begins
+	// RequestedAt is the reconcile request that this run answers, read before it begins; empty when there is none.
+	RequestedAt string
+
 	writer        *writer[T]
 	progressAfter time.Duration
 
@@ -26,12 +28,7 @@ type Run[T Object] struct {
 
 func newRun[T Object](obj T, w *writer[T], progressAfter time.Duration) *Run[T] {
 	requestedAt, _ := meta.ReconcileAnnotationValue(obj.GetAnnotations())
-	return &Run[T]{Obj: obj, requestedAt: requestedAt, writer: w, progressAfter: progressAfter, base: clone(obj)}
-}
-
-// Requested says that the user has asked for this run by annotation.
-func (r *Run[T]) Requested(handled string) bool {
-	return r.requestedAt != "" && r.requestedAt != handled
+	return &Run[T]{Obj: obj, RequestedAt: requestedAt, writer: w, progressAfter: progressAfter, base: clone(obj)}
 }
 
 // Save writes the status now, in the middle of the run, with what set changes in it. It is for what must be on record
