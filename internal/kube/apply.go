@@ -1,0 +1,321 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/ssa"
+	ssaerrors "github.com/fluxcd/pkg/ssa/errors"
+	"github.com/fluxcd/pkg/ssa/jsondiff"
+	"github.com/fluxcd/pkg/ssa/utils"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/health"
+	"github.com/cleat-dev/cleat/internal/object"
+)
+
+// Applier applies and prunes the objects of owners as one user. It is safe for concurrent use, for one owner at a time.
+type Applier struct {
+	client   client.Client
+	mapper   *Mapper
+	observer *Observer
+	options  Options
+
+	mu      sync.Mutex
+	applied map[types.NamespacedName]memory
+}
+
+// memory is what was applied for one owner.
+type memory map[object.Key]applied
+
+// applied is what an object was like when an Apply was done with it.
+type applied struct {
+	desired object.Digest
+	uid     types.UID
+	owned   object.Digest
+}
+
+// ApplyOptions says how one owner's objects are applied.
+type ApplyOptions struct {
+	// Force recreates an object when an immutable field changed (spec.force). One object asks for that itself by
+	// api.ForceAnnotation.
+	Force bool
+	// WaitTimeout bounds the wait for definitions between the stages.
+	WaitTimeout time.Duration
+	// Ignore are fields that others may change (spec.ignore).
+	Ignore []jsondiff.IgnoreRule
+	// CustomStageKinds are applied before the bulk (--custom-apply-stage-kinds).
+	CustomStageKinds map[schema.GroupKind]struct{}
+	// MigrateAPIVersion rewrites managedFields to the version that is applied (feature gate MigrateAPIVersion).
+	MigrateAPIVersion bool
+}
+
+// Apply brings objects, which carry their owner's labels, into the cluster in Flux's stages: definitions, classes, the
+// kinds of a custom stage, the rest. Within a stage all are tried in a dry-run before the first is applied.
+//
+// An object that is wanted as it was applied last and observed as it was left then is unchanged without a request. That
+// needs a watch: the caller has declared the objects with Observer.Watch.
+//
+// The ChangeSet holds what was done also when an error ends it early. A *RefusedError names every object of a stage that
+// the API server refused; ErrNotSettled, a definition that was not ready within WaitTimeout. Objects may be modified as
+// Flux does: the caBundle of a CRD's conversion webhook is removed if it is invalid.
+func (a *Applier) Apply(ctx context.Context, owner types.NamespacedName, objects []*unstructured.Unstructured, opts ApplyOptions) (ChangeSet, error) {
+	run, err := a.newRun(owner, objects, opts)
+	if err != nil {
+		return nil, err
+	}
+	for _, stage := range stages(objects, opts.CustomStageKinds) {
+		if len(stage.objects) == 0 {
+			continue
+		}
+		if err := run.apply(ctx, stage.objects); err != nil {
+			return run.done, object.MaskError(err, objects...)
+		}
+		if !stage.settle {
+			continue
+		}
+		if err := run.settle(ctx, stage.objects); err != nil {
+			return run.done, err
+		}
+	}
+	return run.done, nil
+}
+
+// run is one Apply.
+type run struct {
+	*Applier
+	owner    types.NamespacedName
+	opts     ApplyOptions
+	recorder *recorder
+	manager  *ssa.ResourceManager
+	desired  map[object.Key]object.Digest // set by newRun, before anything can modify an object
+	done     ChangeSet                    // grows by stage
+}
+
+func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Unstructured, opts ApplyOptions) (*run, error) {
+	r := &run{
+		Applier:  a,
+		owner:    owner,
+		opts:     opts,
+		recorder: newRecorder(a.client, a.observer),
+		desired:  make(map[object.Key]object.Digest, len(objects)),
+	}
+	r.manager = ssa.NewResourceManager(r.recorder, nil, ssa.Owner{Field: api.ApplyManager, Group: api.OwnerGroup})
+	r.manager.SetConcurrency(a.options.Concurrency)
+
+	// What is ignored is part of what is desired: when the rules change, every object is looked at again.
+	salt := ""
+	if len(opts.Ignore) > 0 {
+		text, err := json.Marshal(opts.Ignore)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the ignore rules: %w", err)
+		}
+		salt = string(text)
+	}
+	for _, u := range objects {
+		digest := object.DigestOf(u)
+		if salt != "" {
+			digest = object.DigestOf(&unstructured.Unstructured{Object: map[string]any{"desired": digest.String(), "ignore": salt}})
+		}
+		r.desired[object.RefOf(u).Key()] = digest
+	}
+	return r, nil
+}
+
+// stage is a part of the objects that is applied together, and whether the next stage needs it to be ready.
+type stage struct {
+	objects []*unstructured.Unstructured
+	settle  bool
+}
+
+func stages(objects []*unstructured.Unstructured, custom map[schema.GroupKind]struct{}) []stage {
+	s := []stage{{settle: true}, {settle: true}, {}, {}}
+	for _, u := range objects {
+		i := 3
+		switch {
+		case utils.IsClusterDefinition(u):
+			i = 0
+		case utils.IsClassDefinition(u):
+			i = 1
+		case utils.IsCustomStage(u, custom):
+			i = 2
+		}
+		s[i].objects = append(s[i].objects, u)
+	}
+	return s
+}
+
+// apply applies one stage.
+func (r *run) apply(ctx context.Context, objects []*unstructured.Unstructured) error {
+	var left []*unstructured.Unstructured
+	var changes []Change
+	for _, u := range objects {
+		if r.isAsLeft(u) {
+			changes = append(changes, Change{Ref: object.RefOf(u), Action: Unchanged})
+			continue
+		}
+		left = append(left, u)
+	}
+	set, err := r.manager.ApplyAll(ctx, left, r.ssaOptions())
+	if err != nil {
+		r.done = append(r.done, r.recorder.changes(left)...)
+		return r.explain(ctx, left, err)
+	}
+	for i, e := range set.Entries {
+		c, err := changeOf(e)
+		if err != nil {
+			return err
+		}
+		// ApplyAll sorts what it is given and answers in that order.
+		key := object.RefOf(left[i]).Key()
+		c.Recreated = r.recorder.deleted[key]
+		changes = append(changes, c)
+		r.remember(key, c)
+	}
+	slices.SortStableFunc(changes, inOrderOf(changes))
+	r.done = append(r.done, changes...)
+	return nil
+}
+
+// inOrderOf returns a comparison by apply order.
+func inOrderOf(changes []Change) func(a, b Change) int {
+	sorted := ChangeSet(changes).Refs()
+	object.Sort(sorted)
+	rank := make(map[object.Ref]int, len(sorted))
+	for i, ref := range sorted {
+		rank[ref] = i
+	}
+	return func(a, b Change) int { return rank[a.Ref] - rank[b.Ref] }
+}
+
+// isAsLeft says whether an object is desired as it was applied last, and observed as it was left then. Anything not
+// known for sure is a no.
+func (r *run) isAsLeft(u *unstructured.Unstructured) bool {
+	ref := object.RefOf(u)
+	r.mu.Lock()
+	was, ok := r.applied[r.owner][ref.Key()]
+	r.mu.Unlock()
+	if !ok || was.desired != r.desired[ref.Key()] {
+		return false
+	}
+	is, state := r.observer.Get(ref)
+	return state.Found && state.Synced && is.UID == was.uid && is.Owned == was.owned && !is.Unclean &&
+		is.Health.Status != health.Terminating
+}
+
+// remember notes how an object was left, so that the next run can spare the look.
+func (r *run) remember(key object.Key, c Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.applied[r.owner]
+	if m == nil {
+		m = make(memory)
+		r.applied[r.owner] = m
+	}
+	obs, ok := r.recorder.last(key)
+	if c.Action == Skipped || !ok || obs.Owned == (object.Digest{}) {
+		// Whether to skip is decided by the live object too, so it has to be read each time.
+		delete(m, key)
+		return
+	}
+	m[key] = applied{desired: r.desired[key], uid: obs.UID, owned: obs.Owned}
+}
+
+func (a *Applier) forget(owner types.NamespacedName) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.applied, owner)
+}
+
+func (r *run) ssaOptions() ssa.ApplyOptions {
+	return ssa.ApplyOptions{
+		Force:         r.opts.Force,
+		ForceSelector: map[string]string{api.ForceAnnotation: api.Enabled},
+		// Two keys in one map: either is enough to leave an object alone.
+		ExclusionSelector: map[string]string{
+			api.ReconcileAnnotation: api.Disabled,
+			api.SSAAnnotation:       kustomizev1.IgnoreValue,
+		},
+		IfNotPresentSelector: map[string]string{api.SSAAnnotation: kustomizev1.IfNotPresentValue},
+		// Only a recreated object is waited for by ApplyAll itself, until it is gone.
+		WaitInterval:      time.Second,
+		WaitTimeout:       r.opts.WaitTimeout,
+		Cleanup:           cleanup(r.options.OverrideManagers),
+		CustomStageKinds:  r.opts.CustomStageKinds,
+		MigrateAPIVersion: r.opts.MigrateAPIVersion,
+		DriftIgnoreRules:  r.opts.Ignore,
+	}
+}
+
+// explain turns the error that ended a stage into one about all objects that the API server refuses. ApplyAll stops at
+// the first and does not say which of its siblings would have followed, so they are tried again; that costs requests
+// only when something is wrong already.
+func (r *run) explain(ctx context.Context, objects []*unstructured.Unstructured, err error) error {
+	var first *ssaerrors.DryRunErr
+	if !errors.As(err, &first) || !isRefusal(first.Unwrap()) || ctx.Err() != nil {
+		return err
+	}
+	failures := make([]error, len(objects))
+	var group errgroup.Group
+	group.SetLimit(r.options.Concurrency)
+	for i, u := range objects {
+		group.Go(func() error {
+			_, _, _, failures[i] = r.manager.Diff(ctx, u, r.diffOptions())
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	refused := &RefusedError{}
+	for i, failure := range failures {
+		if failure != nil {
+			refused.Failures = append(refused.Failures, ObjectError{Ref: object.RefOf(objects[i]), Err: object.MaskError(failure, objects...)})
+		}
+	}
+	if len(refused.Failures) == 0 {
+		// It has passed since; the next attempt will tell.
+		ref := object.RefOf(first.InvolvedObject())
+		refused.Failures = []ObjectError{{Ref: ref, Err: object.MaskError(err, objects...)}}
+	}
+	return refused
+}
+
+func (r *run) diffOptions() ssa.DiffOptions {
+	opts := r.ssaOptions()
+	return ssa.DiffOptions{
+		Exclusions:           opts.ExclusionSelector,
+		IfNotPresentSelector: opts.IfNotPresentSelector,
+		Force:                opts.Force,
+		ForceSelector:        opts.ForceSelector,
+	}
+}
+
+// isRefusal says whether an error is about the object that was sent, rather than about an API server that cannot answer
+// just now.
+func isRefusal(err error) bool {
+	if meta.IsNoMatchError(err) {
+		return true
+	}
+	switch apierrors.ReasonForError(err) {
+	case metav1.StatusReasonUnknown, metav1.StatusReasonTimeout, metav1.StatusReasonServerTimeout,
+		metav1.StatusReasonTooManyRequests, metav1.StatusReasonServiceUnavailable:
+		return false
+	default:
+		return true
+	}
+}

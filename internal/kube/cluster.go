@@ -1,0 +1,119 @@
+package kube
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Options says how to treat a cluster.
+type Options struct {
+	// Namespace is the one that the agent runs in. It is never pruned.
+	Namespace string
+	// Concurrency is how many dry-runs of one Apply are under way at a time, 4 when zero.
+	Concurrency int
+	// OverrideManagers are field managers whose fields an apply takes over, besides kubectl's (--override-manager).
+	OverrideManagers []string
+	Log              *slog.Logger
+}
+
+// Cluster is one API server: the one the agent runs on, or the one a kubeConfig names. It is safe for concurrent use.
+type Cluster struct {
+	Observer *Observer
+	Mapper   *Mapper
+
+	options    Options
+	config     *rest.Config
+	httpClient *http.Client
+
+	mu       sync.Mutex
+	appliers map[string]*Applier
+}
+
+// Connect prepares a Cluster; it makes no request. Close it to end its watches.
+//
+// The client's own rate limit is off: API priority and fairness is what decides about the share of an API server that
+// an agent gets, and it sees the whole.
+func Connect(config *rest.Config, options Options) (*Cluster, error) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1
+	if options.Concurrency == 0 {
+		options.Concurrency = 4
+	}
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("making an HTTP client: %w", err)
+	}
+	mapper, err := newMapper(config, httpClient)
+	if err != nil {
+		return nil, err
+	}
+	watcher, err := dynamic.NewForConfigAndClient(config, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for watches: %w", err)
+	}
+	return &Cluster{
+		Observer:   newObserver(watcher, mapper, options.Log),
+		Mapper:     mapper,
+		options:    options,
+		config:     config,
+		httpClient: httpClient,
+		appliers:   make(map[string]*Applier),
+	}, nil
+}
+
+// Applier returns the Applier that acts as the given user, `system:serviceaccount:ns:name`, or as the agent itself when
+// user is empty. Each user has one: what one may apply says nothing about another.
+func (c *Cluster) Applier(user string) (*Applier, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a, ok := c.appliers[user]; ok {
+		return a, nil
+	}
+	config, httpClient := c.config, c.httpClient
+	if user != "" {
+		config = rest.CopyConfig(c.config)
+		config.Impersonate = rest.ImpersonationConfig{UserName: user}
+		var err error
+		if httpClient, err = rest.HTTPClientFor(config); err != nil {
+			return nil, fmt.Errorf("making an HTTP client for %s: %w", user, err)
+		}
+	}
+	// Without a cache: what is applied is compared with what is there, not with what was.
+	direct, err := client.New(config, client.Options{HTTPClient: httpClient, Scheme: runtime.NewScheme(), Mapper: c.Mapper})
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	a := &Applier{
+		client:   direct,
+		mapper:   c.Mapper,
+		observer: c.Observer,
+		options:  c.options,
+		applied:  make(map[types.NamespacedName]memory),
+	}
+	c.appliers[user] = a
+	return a, nil
+}
+
+// Forget drops all that is kept for an owner, who is gone: what it needs to see, and what was applied for it.
+func (c *Cluster) Forget(owner types.NamespacedName) {
+	c.Observer.Forget(owner)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.appliers {
+		a.forget(owner)
+	}
+}
+
+// Close ends every watch and returns when the last of its goroutines has.
+func (c *Cluster) Close() { c.Observer.Close() }

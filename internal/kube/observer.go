@@ -1,0 +1,374 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/cleat-dev/cleat/internal/object"
+)
+
+// ErrNotWatched says that no owner has declared that it needs an object, so nothing is known about it.
+var ErrNotWatched = errors.New("not watched")
+
+// State says what an Observation, or the lack of one, is worth.
+type State struct {
+	// Found says that there is an Observation: from the watch, or from an answer to a write of ours that the watch has
+	// not caught up with.
+	Found bool
+	// Synced says that the watch has seen everything there is and is up to date as far as it knows.
+	Synced bool
+	// Err says why a watch is not synced, once it has failed: ErrNotServed, a refusal, or the API server not being there.
+	Err error
+}
+
+// Gone says that the object does not exist, or carries our owner label no more. A watch that could not list never
+// says so.
+func (s State) Gone() bool { return s.Synced && !s.Found }
+
+// Observer keeps an Observation of every object that some owner needs to know about. Its watches start when the first
+// owner needs them and stop with the last. It is safe for concurrent use.
+type Observer struct {
+	client dynamic.Interface
+	mapper *Mapper
+	log    *slog.Logger
+
+	ctx    context.Context // of all watches; ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	// changed wakes dispatch; dirty says for whom.
+	changed chan struct{}
+
+	mu          sync.Mutex
+	closed      bool
+	watches     map[target]*watch
+	needs       map[types.NamespacedName]*needs
+	interested  map[object.Key][]types.NamespacedName
+	dirty       map[types.NamespacedName]struct{}
+	subscribers map[int]func(types.NamespacedName)
+	nextID      int
+	// moved is closed, and replaced, at every change worth waking for.
+	moved chan struct{}
+}
+
+// needs is what one owner has declared.
+type needs struct {
+	tracked []object.Ref
+	pinned  []object.Ref
+	targets map[target]struct{}
+}
+
+func newObserver(client dynamic.Interface, mapper *Mapper, log *slog.Logger) *Observer {
+	ctx, cancel := context.WithCancel(context.Background())
+	o := &Observer{
+		client:      client,
+		mapper:      mapper,
+		log:         log,
+		ctx:         ctx,
+		cancel:      cancel,
+		changed:     make(chan struct{}, 1),
+		watches:     make(map[target]*watch),
+		needs:       make(map[types.NamespacedName]*needs),
+		interested:  make(map[object.Key][]types.NamespacedName),
+		dirty:       make(map[types.NamespacedName]struct{}),
+		subscribers: make(map[int]func(types.NamespacedName)),
+		moved:       make(chan struct{}),
+	}
+	o.wg.Go(o.dispatch)
+	return o
+}
+
+// Close ends every watch and returns when all goroutines have ended. Nobody is called after it.
+func (o *Observer) Close() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.cancel()
+	o.wg.Wait()
+}
+
+// Subscribe has changed called with an owner when an object it tracks or pins changed in health, identity or the
+// fields we own, appeared or vanished, and when a watch that it needs has become synced. Calls are a level, not a count:
+// many changes may make one call. changed runs on one goroutine for all and must return soon; no watch waits for it.
+// The function that is returned ends the subscription.
+func (o *Observer) Subscribe(changed func(owner types.NamespacedName)) (cancel func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	id := o.nextID
+	o.nextID++
+	o.subscribers[id] = changed
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.subscribers, id)
+	}
+}
+
+// dispatch calls the subscribers, away from the watches and outside the lock.
+func (o *Observer) dispatch() {
+	for {
+		select {
+		case <-o.ctx.Done():
+			return
+		case <-o.changed:
+		}
+		o.mu.Lock()
+		dirty := o.dirty
+		o.dirty = make(map[types.NamespacedName]struct{})
+		subscribers := make([]func(types.NamespacedName), 0, len(o.subscribers))
+		for _, s := range o.subscribers {
+			subscribers = append(subscribers, s)
+		}
+		o.mu.Unlock()
+		for owner := range dirty {
+			for _, s := range subscribers {
+				s(owner)
+			}
+		}
+	}
+}
+
+// Watch declares the objects that an owner tracks, its whole inventory: their kinds are watched from now on, as far as
+// objects carry an owner label, and kinds that it tracks no more and nobody else does are not. It does not block. Declare
+// what is to be applied before applying it, or the answers are not recorded.
+func (o *Observer) Watch(owner types.NamespacedName, refs []object.Ref) {
+	o.declare(owner, func(n *needs) *[]object.Ref { return &n.tracked }, refs)
+}
+
+// Pin declares the objects that an owner needs to know about one by one, whoever they belong to: its health checks.
+// Each is watched by its name. It does not block.
+func (o *Observer) Pin(owner types.NamespacedName, refs []object.Ref) {
+	o.declare(owner, func(n *needs) *[]object.Ref { return &n.pinned }, refs)
+}
+
+// Forget ends what an owner has declared.
+func (o *Observer) Forget(owner types.NamespacedName) {
+	o.Watch(owner, nil)
+	o.Pin(owner, nil)
+}
+
+func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]object.Ref, refs []object.Ref) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := o.needs[owner]
+	if n == nil {
+		n = &needs{}
+	}
+	if slices.Equal(*list(n), refs) {
+		return // A reconcile that changed nothing declares the same again.
+	}
+	o.index(owner, n, false)
+	*list(n) = slices.Clone(refs)
+	o.index(owner, n, true)
+
+	before := n.targets
+	n.targets = n.wanted()
+	for t := range n.targets {
+		if _, ok := before[t]; !ok {
+			o.acquire(t)
+		}
+	}
+	for t := range before {
+		if _, ok := n.targets[t]; !ok {
+			o.release(t)
+		}
+	}
+	if len(n.targets) == 0 {
+		delete(o.needs, owner)
+		delete(o.dirty, owner)
+		return
+	}
+	o.needs[owner] = n
+}
+
+func (n *needs) wanted() map[target]struct{} {
+	targets := make(map[target]struct{})
+	for _, r := range n.tracked {
+		targets[kindTarget(r)] = struct{}{}
+	}
+	for _, r := range n.pinned {
+		targets[pinTarget(r)] = struct{}{}
+	}
+	return targets
+}
+
+// index enters an owner at, or removes it from, each object that it needs.
+func (o *Observer) index(owner types.NamespacedName, n *needs, enter bool) {
+	for _, refs := range [][]object.Ref{n.tracked, n.pinned} {
+		for _, r := range refs {
+			key := r.Key()
+			owners := slices.DeleteFunc(o.interested[key], func(n types.NamespacedName) bool { return n == owner })
+			if enter {
+				owners = append(owners, owner)
+			}
+			if len(owners) == 0 {
+				delete(o.interested, key)
+				continue
+			}
+			o.interested[key] = owners
+		}
+	}
+}
+
+// Get returns what is known about an object. Its version must be one that was declared.
+func (o *Observer) Get(ref object.Ref) (Observation, State) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.get(ref)
+}
+
+func (o *Observer) get(ref object.Ref) (Observation, State) {
+	var obs Observation
+	state := State{Err: ErrNotWatched}
+	// A pin sees the object whatever its labels are, so its word on absence counts most and comes last.
+	for _, t := range []target{kindTarget(ref), pinTarget(ref)} {
+		w := o.watches[t]
+		if w == nil {
+			continue
+		}
+		seen, found := w.objects[ref.NamespacedName()]
+		if !found && state.Found {
+			continue // The other watch has it, so this one is only behind or does not select it.
+		}
+		if found && state.Found && older(seen.ResourceVersion, obs.ResourceVersion) {
+			continue
+		}
+		obs, state = seen, State{Found: found, Synced: w.synced, Err: w.err}
+	}
+	return obs, state
+}
+
+// Record takes in an object as the API server has just answered it, so that nobody judges by an older event of the
+// watch, which may come much later. An answer that the watch has already passed is dropped.
+func (o *Observer) Record(u *unstructured.Unstructured) Observation {
+	obs := observe(u)
+	ref := object.RefOf(u)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if w := o.watches[kindTarget(ref)]; w != nil && obs.Owner != (types.NamespacedName{}) {
+		// Without the label, the watch would never tell that the object has gone.
+		o.record(w, ref, obs)
+	}
+	if w := o.watches[pinTarget(ref)]; w != nil {
+		o.record(w, ref, obs)
+	}
+	return obs
+}
+
+func (o *Observer) record(w *watch, ref object.Ref, obs Observation) {
+	_, known := w.objects[ref.NamespacedName()]
+	if !known && w.synced && !older(w.seen, obs.ResourceVersion) {
+		return // The watch is past this answer and has no such object: it was deleted since.
+	}
+	o.put(w, ref.NamespacedName(), obs)
+}
+
+// await returns when ok says so about every ref, or with ok's error. A ref whose kind nobody watches is watched for
+// as long as this takes.
+func (o *Observer) await(ctx context.Context, refs []object.Ref, ok func(object.Ref, Observation, State) (bool, error)) error {
+	release := o.hold(refs)
+	defer release()
+	for {
+		o.mu.Lock()
+		moved := o.moved
+		pending := false
+		for _, r := range refs {
+			obs, state := o.get(r)
+			done, err := ok(r, obs, state)
+			if err != nil {
+				o.mu.Unlock()
+				return err
+			}
+			pending = pending || !done
+		}
+		o.mu.Unlock()
+		if !pending {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-o.ctx.Done():
+			return errors.New("the observer is closed")
+		case <-moved:
+		}
+	}
+}
+
+// hold makes sure that each ref is watched until release is called.
+func (o *Observer) hold(refs []object.Ref) (release func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var held []target
+	for _, r := range refs {
+		t := kindTarget(r)
+		if o.watches[t] == nil {
+			t = pinTarget(r)
+		}
+		o.acquire(t)
+		held = append(held, t)
+	}
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		for _, t := range held {
+			o.release(t)
+		}
+	}
+}
+
+// rediscover has the watches of kinds that are not served look again at once.
+func (o *Observer) rediscover() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range o.watches {
+		select {
+		case w.retry <- struct{}{}:
+		default: // It is about to look already.
+		}
+	}
+}
+
+// Counts returns the number of watches and of observations kept.
+func (o *Observer) Counts() (watches, observations int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range o.watches {
+		observations += len(w.objects)
+	}
+	return len(o.watches), observations
+}
+
+// touch marks everyone who is interested in an object.
+func (o *Observer) touch(key object.Key) {
+	for _, owner := range o.interested[key] {
+		o.dirty[owner] = struct{}{}
+	}
+	o.wake()
+}
+
+// touchUsers marks everyone who needs a watch.
+func (o *Observer) touchUsers(t target) {
+	for owner, n := range o.needs {
+		if _, ok := n.targets[t]; ok {
+			o.dirty[owner] = struct{}{}
+		}
+	}
+	o.wake()
+}
+
+func (o *Observer) wake() {
+	close(o.moved)
+	o.moved = make(chan struct{})
+	select {
+	case o.changed <- struct{}{}:
+	default: // A wake-up is waiting already, and will find this owner too.
+	}
+}

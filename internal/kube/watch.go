@@ -1,0 +1,249 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/object"
+)
+
+// listTimeout is how long one page of a list may take. The API server's own limit is a minute.
+const listTimeout = 2 * time.Minute
+
+// target is what one watch selects: the objects of a kind that carry an owner label or, with a name, one object.
+type target struct {
+	schema.GroupVersionKind
+	namespace string
+	name      string
+}
+
+func kindTarget(r object.Ref) target { return target{GroupVersionKind: r.GroupVersionKind()} }
+
+func pinTarget(r object.Ref) target {
+	return target{GroupVersionKind: r.GroupVersionKind(), namespace: r.Namespace, name: r.Name}
+}
+
+func (t target) narrow(opts *metav1.ListOptions) {
+	if t.name == "" {
+		opts.LabelSelector = api.OwnerName
+		return
+	}
+	opts.FieldSelector = fields.OneTermEqualSelector("metadata.name", t.name).String()
+}
+
+// watch is the state of one target. The Observer's lock guards all but the channel.
+type watch struct {
+	target
+	cancel context.CancelFunc
+	// users counts the owners that need it and the waits that hold it.
+	users int
+	// retry ends the pause before the next try.
+	retry chan struct{}
+
+	// synced: the store holds all there is as of seen.
+	synced bool
+	// err is why the last list failed; nil once one succeeded.
+	err error
+	// seen is the resourceVersion up to which events have come in.
+	seen    string
+	objects map[types.NamespacedName]Observation
+}
+
+// acquire starts a watch or adds a user to it.
+func (o *Observer) acquire(t target) {
+	w := o.watches[t]
+	if w == nil {
+		ctx, cancel := context.WithCancel(o.ctx)
+		w = &watch{
+			target:  t,
+			cancel:  cancel,
+			retry:   make(chan struct{}, 1),
+			objects: make(map[types.NamespacedName]Observation),
+		}
+		o.watches[t] = w
+		if !o.closed {
+			o.wg.Go(func() { o.run(ctx, w) })
+		}
+	}
+	w.users++
+}
+
+// release takes a user off a watch and ends it with the last. Its goroutine ends by itself; Close waits for it.
+func (o *Observer) release(t target) {
+	w := o.watches[t]
+	w.users--
+	if w.users == 0 {
+		w.cancel()
+		delete(o.watches, t)
+	}
+}
+
+// run keeps a watch going until ctx ends. The reflector inside survives broken connections, expired versions and
+// restarts of the API server; what it cannot do is find a kind that comes and goes with its CRD.
+func (o *Observer) run(ctx context.Context, w *watch) {
+	pause := newPause()
+	for {
+		served, err := o.follow(ctx, w)
+		if ctx.Err() != nil {
+			return
+		}
+		o.failed(w, err)
+		if served {
+			pause = newPause()
+		}
+		timer := time.NewTimer(pause.Step())
+		select {
+		case <-ctx.Done():
+		case <-w.retry:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// newPause returns the pauses between looks for a kind that is not served: from a second to a minute.
+func newPause() wait.Backoff {
+	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 7, Cap: time.Minute}
+}
+
+// follow lists and watches until ctx ends or the kind is not there. It says whether the kind was served at all.
+func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error) {
+	mapping, err := o.mapper.mapping(ctx, w.GroupVersionKind)
+	if err != nil {
+		return false, err
+	}
+	resource := o.resource(mapping, w.target)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	source := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			ctx, cancel := context.WithTimeout(ctx, listTimeout)
+			defer cancel()
+			w.narrow(&opts)
+			list, err := resource.List(ctx, opts)
+			if err != nil {
+				o.failed(w, err)
+				if kindGone(err) {
+					stop(fmt.Errorf("%s: %w", w.GroupVersionKind, ErrNotServed))
+				}
+				return nil, err
+			}
+			return observeList(list), nil
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (apiwatch.Interface, error) {
+			w.narrow(&opts)
+			return resource.Watch(ctx, opts)
+		},
+	}
+	reflector := cache.NewReflectorWithOptions(source, nil, &store{observer: o, watch: w}, cache.ReflectorOptions{
+		Name:            "observer",
+		TypeDescription: w.GroupVersionKind.String(),
+		Backoff:         &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 9, Cap: 30 * time.Second},
+	})
+	// The reflector would log each failed try. We log when that begins, and when it ends.
+	reflector.RunWithContext(klog.NewContext(ctx, logr.Discard()))
+	cause := context.Cause(ctx)
+	if errors.Is(cause, ErrNotServed) {
+		// The mapping that led nowhere must not be found again.
+		o.mapper.Reset()
+	}
+	return true, cause
+}
+
+func (o *Observer) resource(mapping *meta.RESTMapping, t target) dynamic.ResourceInterface {
+	resource := o.client.Resource(mapping.Resource)
+	if t.name != "" && mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return resource.Namespace(t.namespace)
+	}
+	return resource
+}
+
+// failed notes that a watch is not up to date any more. What was observed stays: a failure is no news about objects.
+func (o *Observer) failed(w *watch, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.watches[w.target] != w {
+		return
+	}
+	news := w.err == nil || w.err.Error() != err.Error()
+	w.synced = false
+	w.err = err
+	if news {
+		o.log.Warn("cannot watch", "kind", w.GroupVersionKind.String(), "namespace", w.namespace, "name", w.name, "error", err)
+		o.touchUsers(w.target)
+	}
+}
+
+// observed is an object on its way through a reflector, which asks for no more than metadata.
+type observed struct {
+	metav1.TypeMeta
+	metav1.ObjectMeta
+	observation Observation
+}
+
+func newObserved(u *unstructured.Unstructured) *observed {
+	obs := observe(u)
+	return &observed{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       intern(u.GetNamespace()),
+			Name:            strings.Clone(u.GetName()),
+			ResourceVersion: obs.ResourceVersion,
+		},
+		observation: obs,
+	}
+}
+
+// DeepCopyObject makes observed a runtime.Object.
+func (x *observed) DeepCopyObject() runtime.Object {
+	c := *x
+	c.ObjectMeta = *x.ObjectMeta.DeepCopy()
+	return &c
+}
+
+// observedList is a page of a list, reduced as soon as it is there.
+type observedList struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []observed
+}
+
+func observeList(list *unstructured.UnstructuredList) *observedList {
+	out := &observedList{
+		ListMeta: metav1.ListMeta{
+			ResourceVersion:    list.GetResourceVersion(),
+			Continue:           list.GetContinue(),
+			RemainingItemCount: list.GetRemainingItemCount(),
+		},
+		Items: make([]observed, 0, len(list.Items)),
+	}
+	for i := range list.Items {
+		out.Items = append(out.Items, *newObserved(&list.Items[i]))
+		list.Items[i].Object = nil // Let it go before the next one is reduced.
+	}
+	return out
+}
+
+// DeepCopyObject makes observedList a runtime.Object.
+func (l *observedList) DeepCopyObject() runtime.Object {
+	c := *l
+	c.Items = append([]observed(nil), l.Items...)
+	return &c
+}
