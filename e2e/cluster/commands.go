@@ -88,7 +88,7 @@ func (c commands) apiServer() command {
 		args = append(args,
 			"--audit-policy-file="+c.auditPolicyFile(),
 			"--audit-log-path="+c.dir.path("audit.log"),
-			"--audit-log-mode=blocking", // an answered request is in the file: tests need not wait for it
+			"--audit-log-mode=blocking", // written before the handler returns, so a short answer never overtakes its entry
 			"--audit-log-maxsize=10240", // MiB; never rotated in practice, since tests read one file
 		)
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"syscall"
 	"time"
 
@@ -55,6 +54,7 @@ func listen(cancel context.CancelCauseFunc) error {
 	}
 	go func() { // lives as long as devcluster does
 		<-signals
+		signal.Reset() // a second signal ends devcluster at once, and the kernel then its children
 		cancel(errStopped)
 	}()
 	return followParent(func() {
@@ -226,18 +226,18 @@ func (u *upRun) awaitAccounts(ctx context.Context) error {
 // stop ends the clients of the API server first, then it, then etcd, so that
 // each can still write what it has to.
 func (u *upRun) stop() {
-	var stages [3][]*process
+	var clients, apiServer, store []*process
 	for _, p := range u.started {
 		switch p.name {
 		case "etcd":
-			stages[2] = append(stages[2], p)
+			store = append(store, p)
 		case "kube-apiserver":
-			stages[1] = append(stages[1], p)
+			apiServer = append(apiServer, p)
 		default:
-			stages[0] = append(stages[0], p)
+			clients = append(clients, p)
 		}
 	}
-	for procs := range slices.Values(stages[:]) {
-		stop(procs...)
-	}
+	stop(clients...)
+	stop(apiServer...)
+	stop(store...)
 }
