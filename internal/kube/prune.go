@@ -92,6 +92,13 @@ func (r PruneResult) Remaining() []object.Ref {
 	return refs
 }
 
+// Kept returns what was not deleted although it is gone from Git, for a reason that is no error.
+func (r PruneResult) Kept() PruneResult {
+	return slices.DeleteFunc(slices.Clone(r), func(p Pruned) bool {
+		return !slices.Contains([]Outcome{HandedOver, KeptProtected, InUse}, p.Outcome)
+	})
+}
+
 // Prune deletes objects of an owner in reverse apply order. Each is read first, and what was read is what is deleted: an
 // object that was replaced or changed meanwhile is judged anew. One failure does not keep the others from being
 // deleted; the error joins all.

@@ -1,0 +1,90 @@
+package sync
+
+import (
+	"strings"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/kube"
+	"github.com/cleat-dev/cleat/internal/object"
+	"github.com/cleat-dev/cleat/internal/reconcile"
+)
+
+// Keys of event annotations, as Flux's notification providers look for them.
+const (
+	revisionKey       = api.OwnerGroup + "/revision"
+	originRevisionKey = api.OwnerGroup + "/originRevision"
+	commitStatusKey   = api.OwnerGroup + "/commit_status"
+)
+
+// appliedEvent lists what an apply has changed, one object a line.
+func appliedEvent(changes kube.ChangeSet, metadata map[string]string) reconcile.Event {
+	return reconcile.Event{
+		Type: corev1.EventTypeNormal, Reason: meta.ProgressingReason, Message: changes.String(), Metadata: metadata,
+	}
+}
+
+// deletedEvent lists what a prune has deleted, one object a line.
+func deletedEvent(refs []object.Ref, metadata map[string]string) reconcile.Event {
+	lines := make([]string, len(refs))
+	for i, ref := range refs {
+		lines[i] = ref.String() + " deleted"
+	}
+	return reconcile.Event{
+		Type: corev1.EventTypeNormal, Reason: meta.ProgressingReason, Message: strings.Join(lines, "\n"), Metadata: metadata,
+	}
+}
+
+// keptEvent lists what is gone from Git and was not deleted, and why, one object a line.
+func keptEvent(kept kube.PruneResult, metadata map[string]string) reconcile.Event {
+	lines := make([]string, len(kept))
+	for i, p := range kept {
+		lines[i] = p.Ref.String() + " not deleted: " + p.Message
+	}
+	return reconcile.Event{
+		Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Message: strings.Join(lines, "\n"), Metadata: metadata,
+	}
+}
+
+// healthyEvent tells that everything that was waited for is healthy.
+func healthyEvent(took time.Duration, metadata map[string]string) reconcile.Event {
+	return reconcile.Event{
+		Type: corev1.EventTypeNormal, Reason: meta.ProgressingReason,
+		Message: "Health check passed in " + took.Round(time.Millisecond).String(), Metadata: metadata,
+	}
+}
+
+// finishedEvent ends a run that brought something new; commit status providers wait for it.
+func finishedEvent(took, next time.Duration, metadata map[string]string) reconcile.Event {
+	with := map[string]string{commitStatusKey: "update"}
+	for key, value := range metadata {
+		with[key] = value
+	}
+	return reconcile.Event{
+		Type: corev1.EventTypeNormal, Reason: meta.ReconciliationSucceededReason,
+		Message:  "Reconciliation finished in " + took.Round(time.Millisecond).String() + ", next run in " + next.String(),
+		Metadata: with,
+	}
+}
+
+// orphanedEvent tells that an object is deleted whose objects stay on the cluster.
+func orphanedEvent(ks *kustomizev1.Kustomization, why string) reconcile.Event {
+	return reconcile.Event{
+		Type: corev1.EventTypeNormal, Reason: "Orphaned",
+		Message:  "what " + ks.Name + " has applied stays on the cluster: " + why,
+		Metadata: map[string]string{revisionKey: ks.Status.LastAppliedRevision},
+	}
+}
+
+// lingeringEvent tells that a deletion was not waited for any longer.
+func lingeringEvent(refs []object.Ref, timeout time.Duration) reconcile.Event {
+	lines := make([]string, len(refs))
+	for i, ref := range refs {
+		lines[i] = ref.String() + " is still terminating after " + timeout.String()
+	}
+	return reconcile.Event{Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Message: strings.Join(lines, "\n")}
+}

@@ -1,0 +1,49 @@
+package sync
+
+import (
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/object"
+)
+
+// Plan is what an attempt is going to do, as values.
+//
+//	tracked  desired  │ Track  Prune
+//	   –       yes    │  yes    –      to be created
+//	  yes      yes    │  yes    –      to be kept as Git says
+//	  yes       –     │  yes   yes     gone from Git
+type Plan struct {
+	// Track is on record before the first apply, so that a crash leaves nothing untracked.
+	Track []object.Ref
+	// Prune is deleted once everything desired has been applied. All are in the order of inventories.
+	Prune []object.Ref
+}
+
+// Policy takes out of a plan what must not be done.
+type Policy func(Plan) Plan
+
+// makePlan compares what is tracked with what is desired.
+func makePlan(tracked, desired []object.Ref, policies ...Policy) Plan {
+	plan := Plan{Track: object.Union(desired, tracked), Prune: object.Subtract(tracked, desired)}
+	for _, policy := range policies {
+		plan = policy(plan)
+	}
+	return plan
+}
+
+// keepStale is the policy of spec.prune=false: what is gone from Git stays on the cluster, and is no longer tracked.
+func keepStale(plan Plan) Plan {
+	plan.Track = object.Subtract(plan.Track, plan.Prune)
+	plan.Prune = nil
+	return plan
+}
+
+// guardEmpty refuses a desired set without objects where there were some. That is far more often a wrong path, a source
+// gone wrong or a bad merge than the wish to delete everything (faults.md F01, F07).
+func guardEmpty(tracked, desired []object.Ref, allowed bool) error {
+	if len(desired) > 0 || len(tracked) == 0 || allowed {
+		return nil
+	}
+	return api.Faultf(api.EmptySetReason, api.RetryInterval,
+		"the build holds no objects while %d are applied: nothing was pruned; if they are to go, annotate this Kustomization with %s=true or delete it",
+		len(tracked), api.AllowEmptyAnnotation)
+}

@@ -1,0 +1,41 @@
+package sync
+
+import (
+	"slices"
+	"strings"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+
+	"github.com/cleat-dev/cleat/internal/api"
+)
+
+// checkSupported refuses a spec that asks for something this version cannot do. To apply it without that field could be
+// worse than not to apply it: with other rights, to another cluster, or with secrets still encrypted.
+func checkSupported(ks *kustomizev1.Kustomization) error {
+	var fields []string
+	for field, set := range map[string]bool{
+		"spec.decryption":         ks.Spec.Decryption != nil,
+		"spec.kubeConfig":         ks.Spec.KubeConfig != nil,
+		"spec.serviceAccountName": ks.Spec.ServiceAccountName != "",
+		"spec.healthCheckExprs":   len(ks.Spec.HealthCheckExprs) > 0,
+		"spec.ignore":             len(ks.Spec.Ignore) > 0,
+		"spec.sourceRef.kind: " + ks.Spec.SourceRef.Kind: ks.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind,
+	} {
+		if set {
+			fields = append(fields, field)
+		}
+	}
+	for _, dependency := range ks.Spec.DependsOn {
+		if dependency.ReadyExpr != "" {
+			fields = append(fields, "spec.dependsOn[].readyExpr")
+			break
+		}
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	slices.Sort(fields)
+	return api.Faultf(api.UnsupportedReason, api.RetryNever,
+		"this version of the agent does not support %s; nothing was changed on the cluster", strings.Join(fields, ", "))
+}

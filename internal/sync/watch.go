@@ -1,0 +1,114 @@
+package sync
+
+import (
+	"context"
+	"fmt"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	runtimereconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/reconcile"
+)
+
+// sourceIndex finds the Kustomizations that read a source.
+const sourceIndex = "source"
+
+// Setup starts the watches that wake Kustomizations: their own spec, their source's artifact, what they depend on, the
+// objects they wait for, and snapshots that were missing.
+func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, do runtimereconcile.Reconciler, options controller.Options) error {
+	kustomizations := api.Undecoded(api.KustomizationKind)
+	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, sourceIndex, sourceKeys); err != nil {
+		return fmt.Errorf("indexing Kustomizations by source: %w", err)
+	}
+	return ctrl.NewControllerManagedBy(mgr).Named("kustomization").WithOptions(options).
+		For(kustomizations, builder.WithPredicates(reconcile.Asked())).
+		Watches(api.Undecoded(api.GitRepositoryKind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(artifactChanged())).
+		Watches(kustomizations, handler.EnqueueRequestsFromMapFunc(r.dependantsOf)).
+		WatchesRawSource(r.Waker).
+		Complete(do)
+}
+
+// ObservationChanged is told when an object that owner has applied or pinned looks different on the cluster.
+func (r *Reconciler) ObservationChanged(owner types.NamespacedName) {
+	if r.waits.news(owner, r.look) {
+		r.Waker.Wake(owner)
+	}
+}
+
+// SnapshotAdded is told when a snapshot has come into the storage.
+func (r *Reconciler) SnapshotAdded(digest string) {
+	for _, key := range r.missing.For(digest) {
+		r.Waker.Wake(key)
+	}
+}
+
+// readersOf returns the Kustomizations that read a source.
+func (r *Reconciler) readersOf(ctx context.Context, source client.Object) []ctrl.Request {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(kustomizev1.GroupVersion.WithKind("KustomizationList"))
+	key := sourceKey(source.GetObjectKind().GroupVersionKind().Kind, source.GetNamespace(), source.GetName())
+	if err := r.Reader.List(ctx, list, client.MatchingFields{sourceIndex: key}); err != nil {
+		r.Log.Error("listing the readers of a source", "name", source.GetName(), "namespace", source.GetNamespace(), "error", err)
+		return nil
+	}
+	requests := make([]ctrl.Request, 0, len(list.Items))
+	for _, item := range list.Items {
+		requests = append(requests, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&item)})
+	}
+	return requests
+}
+
+// dependantsOf returns the Kustomizations that wait for one that has changed.
+func (r *Reconciler) dependantsOf(_ context.Context, on client.Object) []ctrl.Request {
+	keys := r.dependants.For(client.ObjectKeyFromObject(on))
+	requests := make([]ctrl.Request, 0, len(keys))
+	for _, key := range keys {
+		requests = append(requests, ctrl.Request{NamespacedName: key})
+	}
+	return requests
+}
+
+// artifactChanged lets through a source that is new or offers another artifact. The digest counts beside the revision:
+// a changed spec.ignore gives other content at the same commit.
+func artifactChanged() predicate.Predicate {
+	artifact := func(o client.Object) string {
+		u, ok := o.(*unstructured.Unstructured)
+		if !ok {
+			return ""
+		}
+		revision, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "revision")
+		digest, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "digest")
+		return revision + " " + digest
+	}
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool { return artifact(e.ObjectOld) != artifact(e.ObjectNew) },
+		DeleteFunc: func(event.DeleteEvent) bool { return false }, // what was applied from it stays as it is
+	}
+}
+
+// sourceKeys indexes a Kustomization by its source, read without decoding so that a bad field elsewhere does not hide it.
+func sourceKeys(o client.Object) []string {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return nil
+	}
+	kind, _, _ := unstructured.NestedString(u.Object, "spec", "sourceRef", "kind")
+	name, _, _ := unstructured.NestedString(u.Object, "spec", "sourceRef", "name")
+	namespace, found, _ := unstructured.NestedString(u.Object, "spec", "sourceRef", "namespace")
+	if !found || namespace == "" {
+		namespace = u.GetNamespace()
+	}
+	return []string{sourceKey(kind, namespace, name)}
+}
+
+func sourceKey(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
