@@ -139,15 +139,15 @@ func (r *renderer) substitute(ctx context.Context, ks *kustomizev1.Kustomization
 
 // finish brings the objects into the form in which they are applied.
 func finish(ks *kustomizev1.Kustomization, objects []*unstructured.Unstructured) error {
-	if err := normalize.UnstructuredList(objects); err != nil {
-		return fmt.Errorf("normalizing the build: %w", err)
-	}
 	for _, u := range objects {
 		if _, encrypted := u.Object["sops"]; encrypted && u.GetKind() == "Secret" {
 			return fmt.Errorf("%s is SOPS encrypted, configuring decryption is required for this secret to be reconciled",
 				ssautil.FmtUnstructured(u))
 		}
 		object.SetOwner(u, client.ObjectKeyFromObject(ks))
+	}
+	if err := normalize.UnstructuredList(objects); err != nil { // it drops fields that the kind does not have
+		return fmt.Errorf("normalizing the build: %w", err)
 	}
 	if common := ks.Spec.CommonMetadata; common != nil {
 		ssautil.SetCommonMetadata(objects, common.Labels, common.Annotations)
