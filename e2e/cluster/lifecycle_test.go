@@ -3,6 +3,7 @@ package main_test
 import (
 	"errors"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -128,6 +129,41 @@ func TestCommandLine(t *testing.T) {
 		})
 	}
 	c.terminate(t)
+}
+
+// TestStartFails shows that a failed start says what failed and where to look,
+// and leaves nothing behind.
+func TestStartFails(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		prepare func(dir string) error
+		args    []string
+		want    []string
+	}{
+		{"too slow", nil, []string{"--ready-timeout", "1ms"},
+			[]string{"waiting for the API server", "1ms", "--ready-timeout", "kube-apiserver.log"}},
+		{"a component that cannot run", func(dir string) error { return os.WriteFile(filepath.Join(dir, "etcd"), nil, 0o600) }, nil,
+			[]string{"etcd has ended", "etcd.log", "new --dir"}},
+		{"a damaged folder", func(dir string) error { return os.WriteFile(filepath.Join(dir, "ports.json"), []byte("{"), 0o600) }, nil,
+			[]string{"ports.json", "preparing the folder"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := &cluster{dir: t.TempDir()}
+			if tc.prepare != nil {
+				must(t, tc.prepare(c.dir))
+			}
+			out, err := exec.CommandContext(bounded(t), binary, append([]string{"up", "--dir", c.dir}, tc.args...)...).CombinedOutput()
+			if exitCode(err) != 1 {
+				t.Errorf("ended with %v, want exit code 1", err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(string(out), want) {
+					t.Errorf("the output lacks %q:\n%s", want, out)
+				}
+			}
+			c.expectNoProcess(t)
+		})
+	}
 }
 
 // exitCode is 0 for no error and -1 for one that is no exit.

@@ -136,9 +136,9 @@ func (c *cluster) wait(t *testing.T) error {
 	return err
 }
 
-// expectNothingLeft looks for processes that name the folder of the cluster in
-// their arguments, as all components do, and for listeners on its ports.
-func (c *cluster) expectNothingLeft(t *testing.T) {
+// expectNoProcess looks for processes that name the folder of the cluster in
+// their arguments, as all components do.
+func (c *cluster) expectNoProcess(t *testing.T) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	must(t, err)
@@ -147,6 +147,12 @@ func (c *cluster) expectNothingLeft(t *testing.T) {
 			t.Errorf("process %d is left: %q", pid, cmdline(pid))
 		}
 	}
+}
+
+// expectNothingLeft looks for processes, and for listeners on the ports.
+func (c *cluster) expectNothingLeft(t *testing.T) {
+	t.Helper()
+	c.expectNoProcess(t)
 	for name, port := range c.ports(t) {
 		if conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			_ = conn.Close() // it should not be there at all

@@ -22,7 +22,8 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	var dir string
 	flags := flag.NewFlagSet("devcluster up", flag.ContinueOnError)
 	flags.SetOutput(output)
-	flags.StringVar(&dir, "dir", "", "folder of this cluster: data, certificates, logs and the kubeconfig (required); the same folder again continues the same cluster")
+	flags.StringVar(&dir, "dir", "",
+		"folder of this cluster: data, certificates, logs and the kubeconfig (required); the same folder again continues the same cluster")
 	flags.IntVar(&o.nodes, "nodes", 2, "number of fake nodes")
 	flags.BoolVar(&o.audit, "audit", false, "append every API request to DIR/audit.log, one JSON event a line")
 	flags.DurationVar(&o.readyTimeout, "ready-timeout", 2*time.Minute, "how long the start may take before it is given up")

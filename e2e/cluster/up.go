@@ -66,7 +66,7 @@ func listen(cancel context.CancelCauseFunc) error {
 type upRun struct {
 	options
 	cancel   context.CancelCauseFunc
-	lock     *os.File              // prepare
+	lock     *os.File              // prepare; kept, since closing it would free the folder
 	commands commands              // prepare
 	client   *kubernetes.Clientset // prepare
 	started  []*process            // startStore, startControllers; in order
