@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// Flags are the options of `cleat run`. Names and defaults are those of Flux's controllers, except where a comment in
+// register says otherwise, so that a Deployment's arguments can be taken over.
+type Flags struct {
+	Kubeconfig string
+	Namespace  string // RUNTIME_NAMESPACE: where the agent runs
+
+	StoragePath       string
+	StorageAddr       string
+	StorageAdvAddr    string
+	RetentionTTL      time.Duration
+	RetentionRecords  int
+	MetricsAddr       string
+	HealthAddr        string
+	LogLevel          string
+	LogEncoding       string
+	Concurrent        int
+	ConcurrentSSA     int
+	KubeAPIQPS        float32
+	KubeAPIBurst      int
+	WatchAll          bool
+	WatchSelector     string
+	LeaderElection    bool
+	LeaseDuration     time.Duration
+	RenewDeadline     time.Duration
+	RetryPeriod       time.Duration
+	ReleaseOnCancel   bool
+	MinRetryDelay     time.Duration
+	MaxRetryDelay     time.Duration
+	RequeueDependency time.Duration
+	JitterPercent     int
+	OverrideManagers  []string
+	NoCrossNamespace  bool
+	NoRemoteBases     bool
+	FeatureGates      string
+	strictSubstitute  bool
+}
+
+func (f *Flags) register(set *pflag.FlagSet) {
+	set.StringVar(&f.Kubeconfig, "kubeconfig", "", "path to a kubeconfig file; the in-cluster configuration is used when it is empty")
+	set.StringVar(&f.StoragePath, "storage-path", "/data", "directory where artifacts and Git mirrors are kept")
+	set.StringVar(&f.StorageAddr, "storage-addr", ":9090", "address on which artifacts are served")
+	set.StringVar(&f.StorageAdvAddr, "storage-adv-addr", "", "host[:port] of artifact URLs as seen in the cluster; derived from --storage-addr and the namespace when empty")
+	set.DurationVar(&f.RetentionTTL, "artifact-retention-ttl", time.Minute, "how long a superseded artifact stays downloadable")
+	set.IntVar(&f.RetentionRecords, "artifact-retention-records", 2, "how many artifacts of a source are kept at most")
+	set.StringVar(&f.MetricsAddr, "metrics-addr", ":8080", "address on which /metrics is served")
+	set.StringVar(&f.HealthAddr, "health-addr", ":9440", "address on which /healthz and /readyz are served")
+	set.StringVar(&f.LogLevel, "log-level", "info", "trace, debug, info or error")
+	set.StringVar(&f.LogEncoding, "log-encoding", "json", "json or console")
+	set.IntVar(&f.Concurrent, "concurrent", 4, "how many objects of each kind are reconciled at a time")
+	set.IntVar(&f.ConcurrentSSA, "concurrent-ssa", 4, "how many server-side dry-runs one Kustomization makes at a time")
+	set.Float32Var(&f.KubeAPIQPS, "kube-api-qps", 50, "requests a second to an API server without priority and fairness")
+	set.IntVar(&f.KubeAPIBurst, "kube-api-burst", 300, "requests at once to an API server without priority and fairness")
+	set.BoolVar(&f.WatchAll, "watch-all-namespaces", true, "reconcile the objects of all namespaces, not only the agent's own")
+	set.StringVar(&f.WatchSelector, "watch-label-selector", "", "reconcile only objects with these labels")
+	set.BoolVar(&f.LeaderElection, "enable-leader-election", false, "act only while holding Flux's leader leases, so that two agents never act at once")
+	set.DurationVar(&f.LeaseDuration, "leader-election-lease-duration", 35*time.Second, "how long a lease that is not renewed holds others off")
+	set.DurationVar(&f.RenewDeadline, "leader-election-renew-deadline", 30*time.Second, "how long the leader tries to renew before it stops")
+	set.DurationVar(&f.RetryPeriod, "leader-election-retry-period", 5*time.Second, "time between tries to get or renew a lease")
+	set.BoolVar(&f.ReleaseOnCancel, "leader-election-release-on-cancel", true, "give the leases up on a clean stop")
+	set.DurationVar(&f.MinRetryDelay, "min-retry-delay", 750*time.Millisecond, "delay after the first failure of an object")
+	set.DurationVar(&f.MaxRetryDelay, "max-retry-delay", 15*time.Minute, "upper bound of the delay, which doubles with every failure")
+	set.DurationVar(&f.RequeueDependency, "requeue-dependency", 30*time.Second, "how often an object that waits for another looks again unasked; watches wake it at once")
+	set.IntVar(&f.JitterPercent, "interval-jitter-percentage", 5, "spread of intervals in percent")
+	set.StringArrayVar(&f.OverrideManagers, "override-manager", nil, "field manager whose fields are taken over; may be repeated")
+	set.BoolVar(&f.NoCrossNamespace, "no-cross-namespace-refs", false, "refuse references to sources of other namespaces")
+	// Flux's default is false. A build that fetches whatever a repository names is a hole; see internal/sync/remote.go.
+	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
+	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true)")
+}
+
+// complete checks the flags and fills in what depends on the environment.
+func (f *Flags) complete(env map[string]string) error {
+	f.Namespace = env["RUNTIME_NAMESPACE"]
+	if f.Namespace == "" {
+		f.Namespace = "flux-system"
+	}
+	if _, err := labels.Parse(f.WatchSelector); err != nil {
+		return fmt.Errorf("--watch-label-selector: %w", err)
+	}
+	if f.JitterPercent < 0 || f.JitterPercent >= 100 {
+		return fmt.Errorf("--interval-jitter-percentage: %d is not between 0 and 99", f.JitterPercent)
+	}
+	if f.Concurrent < 1 || f.ConcurrentSSA < 1 {
+		return errors.New("--concurrent and --concurrent-ssa must be at least 1")
+	}
+	if f.StorageAdvAddr == "" {
+		f.StorageAdvAddr = f.advertised()
+	}
+	return f.parseGates()
+}
+
+// advertised is the address of artifacts when none is given: the one that is listened on if it names a host, otherwise the
+// Service that Flux's clients expect.
+func (f *Flags) advertised() string {
+	host, _, err := net.SplitHostPort(f.StorageAddr)
+	if err == nil && host != "" && host != "0.0.0.0" && host != "::" {
+		return f.StorageAddr
+	}
+	if f.Kubeconfig != "" { // not in a cluster: there is no Service
+		if name, err := os.Hostname(); err == nil {
+			return name + f.StorageAddr
+		}
+	}
+	return "source-controller." + f.Namespace + ".svc.cluster.local."
+}
+
+// parseGates reads --feature-gates. A gate of Flux's that this version does not know is an error, not a surprise later.
+func (f *Flags) parseGates() error {
+	f.strictSubstitute = true
+	for gate := range strings.SplitSeq(f.FeatureGates, ",") {
+		switch strings.TrimSpace(gate) {
+		case "":
+		case "StrictPostBuildSubstitutions=true":
+			f.strictSubstitute = true
+		case "StrictPostBuildSubstitutions=false":
+			f.strictSubstitute = false
+		default:
+			return fmt.Errorf("--feature-gates: %q is not known; known is StrictPostBuildSubstitutions=true|false", gate)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cleat-dev/cleat/internal/api"
+)
+
+// resources is the state of our objects as metrics, read from the cache when it is asked for. Flux left these to
+// kube-state-metrics in 2.1; the names are those that its dashboards and alerts still ask for.
+type resources struct {
+	reader client.Reader
+	kinds  []schema.GroupVersionKind
+	log    *slog.Logger
+}
+
+var (
+	conditionDesc = prometheus.NewDesc("gotk_reconcile_condition",
+		"The current condition status of a GitOps Toolkit resource reconciliation.",
+		[]string{"kind", "name", "namespace", "type", "status"}, nil)
+	suspendDesc = prometheus.NewDesc("gotk_suspend_status",
+		"The current suspend status of a GitOps Toolkit resource.",
+		[]string{"kind", "name", "namespace"}, nil)
+	infoDesc = prometheus.NewDesc("gotk_resource_info",
+		"The current status of a GitOps Toolkit resource.",
+		[]string{"customresource_group", "customresource_version", "customresource_kind", "exported_namespace", "name",
+			"ready", "suspended", "revision", "source_name", "url"}, nil)
+)
+
+func newResources(reader client.Reader, log *slog.Logger) *resources {
+	return &resources{reader: reader, log: log, kinds: []schema.GroupVersionKind{api.GitRepositoryKind, api.KustomizationKind}}
+}
+
+// Describe implements prometheus.Collector.
+func (r *resources) Describe(ch chan<- *prometheus.Desc) {
+	ch <- conditionDesc
+	ch <- suspendDesc
+	ch <- infoDesc
+}
+
+// Collect implements prometheus.Collector.
+func (r *resources) Collect(ch chan<- prometheus.Metric) {
+	for _, kind := range r.kinds {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+		if err := r.reader.List(context.Background(), list); err != nil {
+			r.log.Debug("listing for the metrics", "kind", kind.Kind, "error", err)
+			continue // the cache has not started
+		}
+		for i := range list.Items {
+			r.collect(ch, kind, &list.Items[i])
+		}
+	}
+}
+
+func (r *resources) collect(ch chan<- prometheus.Metric, kind schema.GroupVersionKind, u *unstructured.Unstructured) {
+	name, namespace := u.GetName(), u.GetNamespace()
+	ready := "Unknown"
+	for condition, status := range conditions(u) {
+		if condition == "Ready" {
+			ready = status
+		}
+		for _, possible := range []string{"True", "False", "Unknown"} {
+			ch <- prometheus.MustNewConstMetric(conditionDesc, prometheus.GaugeValue, oneIf(status == possible),
+				kind.Kind, name, namespace, condition, possible)
+		}
+	}
+	suspended, _, _ := unstructured.NestedBool(u.Object, "spec", "suspend")
+	ch <- prometheus.MustNewConstMetric(suspendDesc, prometheus.GaugeValue, oneIf(suspended), kind.Kind, name, namespace)
+	ch <- prometheus.MustNewConstMetric(infoDesc, prometheus.GaugeValue, 1, kind.Group, kind.Version, kind.Kind, namespace, name,
+		ready, boolLabel(suspended), revisionOf(u), text(u, "spec", "sourceRef", "name"), text(u, "spec", "url"))
+}
+
+// conditions returns type → status of an object that may hold anything.
+func conditions(u *unstructured.Unstructured) map[string]string {
+	list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	found := map[string]string{}
+	for _, entry := range list {
+		if c, ok := entry.(map[string]any); ok {
+			kind, _ := c["type"].(string)
+			status, _ := c["status"].(string)
+			found[kind] = status
+		}
+	}
+	return found
+}
+
+// revisionOf is what a source offers or a Kustomization has applied.
+func revisionOf(u *unstructured.Unstructured) string {
+	if revision := text(u, "status", "artifact", "revision"); revision != "" {
+		return revision
+	}
+	return text(u, "status", "lastAppliedRevision")
+}
+
+func text(u *unstructured.Unstructured, path ...string) string {
+	value, _, _ := unstructured.NestedString(u.Object, path...)
+	return value
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func boolLabel(yes bool) string {
+	if yes {
+		return "True"
+	}
+	return "False"
+}

@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	runtimeconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	runtimemetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/kube"
+	"github.com/cleat-dev/cleat/internal/reconcile"
+	appsync "github.com/cleat-dev/cleat/internal/sync"
+)
+
+// progressAfter is how long a step or a wait lasts before the status tells of it.
+const progressAfter = time.Second
+
+// run is the agent: it starts everything, waits for ctx to end, and stops everything.
+func run(ctx context.Context, flags Flags, log *slog.Logger) error {
+	klog.SetSlogLogger(log.With("logger", "client-go"))
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+
+	config, err := connect(ctx, flags)
+	if err != nil {
+		return err
+	}
+	store, err := artifact.Open(artifact.Options{
+		Dir: flags.StoragePath, Address: flags.StorageAdvAddr,
+		RetentionTTL: flags.RetentionTTL, RetentionRecords: flags.RetentionRecords,
+	})
+	if err != nil {
+		return err
+	}
+	cluster, err := kube.Connect(config, kube.Options{
+		Namespace: flags.Namespace, Concurrency: flags.ConcurrentSSA, OverrideManagers: flags.OverrideManagers, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer cluster.Close()
+	mgr, err := newManager(config, cluster.Mapper, flags, log)
+	if err != nil {
+		return err
+	}
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		newResources(mgr.GetCache(), log))
+	watchdog := reconcile.NewWatchdog()
+	edge := reconcile.Edge{
+		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
+		ProgressAfter: progressAfter,
+		Timing: reconcile.Timing{
+			MinRetry: flags.MinRetryDelay, MaxRetry: flags.MaxRetryDelay,
+			Dependency: flags.RequeueDependency, JitterPercent: flags.JitterPercent,
+		},
+	}
+	if edge.Client, err = client.New(config, client.Options{Scheme: mgr.GetScheme(), Mapper: cluster.Mapper}); err != nil {
+		return fmt.Errorf("making the client: %w", err)
+	}
+	if err := setupSources(mgr, edge, store, flags, log); err != nil {
+		return err
+	}
+	if err := setupSync(ctx, mgr, edge, store, cluster, flags, log); err != nil {
+		return err
+	}
+	return serve(ctx, flags, config, mgr, store, registry, watchdog, log)
+}
+
+// newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and nothing else; leases, metrics
+// and probes are ours.
+func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *slog.Logger) (ctrl.Manager, error) {
+	options := cache.Options{DefaultTransform: cache.TransformStripManagedFields(), Mapper: mapper}
+	if !flags.WatchAll {
+		options.DefaultNamespaces = map[string]cache.Config{flags.Namespace: {}}
+	}
+	selector, err := labels.Parse(flags.WatchSelector)
+	if err != nil {
+		return nil, fmt.Errorf("--watch-label-selector: %w", err)
+	}
+	options.ByObject = map[client.Object]cache.ByObject{
+		api.Undecoded(api.KustomizationKind): {Label: selector},
+		api.Undecoded(api.GitRepositoryKind): {Label: selector},
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:         api.NewScheme(),
+		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper, nil },
+		Cache:          options,
+		Metrics:        metricsserver.Options{BindAddress: "0"},
+		Logger:         logr.FromSlogHandler(log.Handler()),
+		// An agent may be started twice in one process by tests, under the same controller names.
+		Controller: runtimeconfig.Controller{SkipNameValidation: ptr.To(true)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// setupSync starts what reconciles Kustomizations.
+func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, cluster *kube.Cluster, flags Flags, log *slog.Logger) error {
+	applier, err := cluster.Applier("")
+	if err != nil {
+		return err
+	}
+	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
+	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
+	r := appsync.New(appsync.Reconciler{
+		Reader: edge.Reader, Snapshots: store, Cluster: cluster, Applier: applier,
+		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
+		Options: appsync.Options{
+			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
+		},
+	}, edge.Client)
+	cluster.Observer.Subscribe(r.ObservationChanged)
+	store.Subscribe(r.SnapshotAdded)
+	do := reconcile.NewController(r.Kind(), edge, api.SyncStatusManager, recorder, log)
+	return r.Setup(ctx, mgr, do, controller.Options{MaxConcurrentReconciles: flags.Concurrent})
+}
+
+// serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails.
+func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, store *artifact.Store, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
+	var working atomic.Bool
+	ready := func(*http.Request) error {
+		if !working.Load() && !flags.LeaderElection {
+			return errors.New("the caches are not filled yet")
+		}
+		return nil
+	}
+	servers := make([]*server, 0, 3)
+	for _, s := range []struct {
+		name, address string
+		handler       http.Handler
+	}{
+		{"artifacts", flags.StorageAddr, store.Handler()},
+		{"metrics", flags.MetricsAddr, metricsHandler(registry, runtimemetrics.Registry)},
+		{"health", flags.HealthAddr, healthHandler(watchdog.Check, ready)},
+	} {
+		listening, err := listen(s.name, s.address, s.handler)
+		if err != nil {
+			return err
+		}
+		defer listening.listener.Close()
+		servers = append(servers, listening)
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		group.Go(func() error { return s.serve(ctx) })
+	}
+	act := func(ctx context.Context) error {
+		group.Go(func() error {
+			working.Store(mgr.GetCache().WaitForCacheSync(ctx))
+			log.Info("agent is running", "version", Version)
+			return nil
+		})
+		return mgr.Start(ctx)
+	}
+	group.Go(func() error {
+		if flags.LeaderElection {
+			return lead(ctx, config, flags, act)
+		}
+		return act(ctx)
+	})
+	err := group.Wait()
+	log.Info("agent has stopped")
+	return err
+}

@@ -1,0 +1,39 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/reconcile"
+	"github.com/cleat-dev/cleat/internal/source"
+)
+
+// setupSources starts what fetches sources.
+func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, flags Flags, log *slog.Logger) error {
+	git, err := source.NewGit(store, source.Limits{})
+	if err != nil {
+		return err
+	}
+	for _, housekeeping := range []manager.Runnable{store, git} {
+		if err := mgr.Add(housekeeping); err != nil {
+			return fmt.Errorf("adding housekeeping: %w", err)
+		}
+	}
+	log = log.With("controllerKind", api.GitRepositoryKind.Kind, "controller", "gitrepository")
+	do := source.NewGitRepositories(source.Options{
+		Store: store, Git: git, Secrets: edge.Client, Edge: edge, Log: log,
+		Recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
+	})
+	return ctrl.NewControllerManagedBy(mgr).Named("gitrepository").
+		WithOptions(controller.Options{MaxConcurrentReconciles: flags.Concurrent}).
+		For(api.Undecoded(api.GitRepositoryKind), builder.WithPredicates(reconcile.Asked())).
+		WatchesRawSource(source.StoredGitRepositories(store)).
+		Complete(do)
+}
