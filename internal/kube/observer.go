@@ -7,7 +7,9 @@ import (
 	"slices"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
@@ -36,7 +38,7 @@ func (s State) Gone() bool { return s.Synced && !s.Found }
 // owner needs them and stop with the last. It is safe for concurrent use.
 type Observer struct {
 	client dynamic.Interface
-	mapper *Mapper
+	kinds  kinds
 	log    *slog.Logger
 
 	ctx    context.Context // of all watches; ends with Close
@@ -58,6 +60,12 @@ type Observer struct {
 	moved chan struct{}
 }
 
+// kinds finds the resource of a kind, or says ErrNotServed.
+type kinds interface {
+	mapping(ctx context.Context, gvk schema.GroupVersionKind) (*meta.RESTMapping, error)
+	Reset()
+}
+
 // needs is what one owner has declared.
 type needs struct {
 	tracked []object.Ref
@@ -65,11 +73,11 @@ type needs struct {
 	targets map[target]struct{}
 }
 
-func newObserver(client dynamic.Interface, mapper *Mapper, log *slog.Logger) *Observer {
+func newObserver(client dynamic.Interface, kinds kinds, log *slog.Logger) *Observer {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &Observer{
 		client:      client,
-		mapper:      mapper,
+		kinds:       kinds,
 		log:         log,
 		ctx:         ctx,
 		cancel:      cancel,

@@ -126,7 +126,7 @@ func newPause() wait.Backoff {
 
 // follow lists and watches until ctx ends or the kind is not there. It says whether the kind was served at all.
 func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error) {
-	mapping, err := o.mapper.mapping(ctx, w.GroupVersionKind)
+	mapping, err := o.kinds.mapping(ctx, w.GroupVersionKind)
 	if err != nil {
 		return false, err
 	}
@@ -163,7 +163,7 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 	cause := context.Cause(ctx)
 	if errors.Is(cause, ErrNotServed) {
 		// The mapping that led nowhere must not be found again.
-		o.mapper.Reset()
+		o.kinds.Reset()
 	}
 	return true, cause
 }

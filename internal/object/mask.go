@@ -90,21 +90,22 @@ func maskText(text string, values []string) string {
 // maskAlone replaces value where no letter or digit touches it.
 func maskAlone(text, value string) string {
 	var out strings.Builder
-	for {
-		i := strings.Index(text, value)
+	for at := 0; ; {
+		i := strings.Index(text[at:], value)
 		if i < 0 {
-			out.WriteString(text)
+			out.WriteString(text[at:])
 			return out.String()
 		}
-		before, _ := utf8.DecodeLastRuneInString(text[:i])
-		after, _ := utf8.DecodeRuneInString(text[i+len(value):])
-		out.WriteString(text[:i])
+		begin, end := at+i, at+i+len(value)
+		before, _ := utf8.DecodeLastRuneInString(text[:begin])
+		after, _ := utf8.DecodeRuneInString(text[end:])
+		out.WriteString(text[at:begin])
 		if isWord(before) || isWord(after) {
 			out.WriteString(value)
 		} else {
 			out.WriteString(Mask)
 		}
-		text = text[i+len(value):]
+		at = end
 	}
 }
 
