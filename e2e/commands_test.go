@@ -1,0 +1,270 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/util/jsonpath"
+
+	"github.com/cleat-dev/cleat/e2e/live"
+	"github.com/cleat-dev/cleat/e2e/testenv"
+)
+
+// commands are what a script can do beside what testscript brings. Except for kubectl and apply none can be negated.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"agent":   cmdAgent,
+	"apply":   cmdApply,
+	"kubectl": cmdKubectl,
+	"managed": positive(cmdManaged),
+	"poke":    positive(cmdPoke),
+	"push":    positive(cmdPush),
+	"timer":   positive(cmdTimer),
+	"await":   positive(cmdAwait),
+	"writes":  positive(cmdWrites),
+}
+
+func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg {
+			ts.Fatalf("this command cannot be negated")
+		}
+		cmd(ts, args)
+	}
+}
+
+// agent start | stop | log: starts or stops the script's agent, which runs when the script begins; log prints what it has
+// logged.
+func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
+	s := of(ts)
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: agent start|stop|log")
+	}
+	switch args[0] {
+	case "start":
+		ctx, cancel := bounded()
+		defer cancel()
+		ts.Check(s.agent.Start(ctx))
+	case "stop":
+		ts.Check(s.agent.Stop())
+	case "log":
+		fmt.Fprint(ts.Stdout(), s.agent.Log())
+	default:
+		ts.Fatalf("unknown: agent %s", args[0])
+	}
+}
+
+// apply FILE...: applies objects after expanding $NAME and ${NAME} in the files. Objects without a namespace get the
+// script's.
+func cmdApply(ts *testscript.TestScript, neg bool, args []string) {
+	s := of(ts)
+	ctx, cancel := bounded()
+	defer cancel()
+	for _, file := range args {
+		_, err := s.cluster.Apply(ctx, []byte(os.Expand(ts.ReadFile(file), ts.Getenv)), s.namespace)
+		if err != nil {
+			fmt.Fprintln(ts.Stderr(), err)
+		}
+		if (err != nil) != neg {
+			ts.Fatalf("apply %s: %v", file, err)
+		}
+	}
+}
+
+// kubectl ARG...: runs kubectl in the script's namespace.
+func cmdKubectl(ts *testscript.TestScript, neg bool, args []string) {
+	s := of(ts)
+	err := ts.Exec(s.kubectl, append([]string{"kubectl", "--namespace=" + s.namespace}, args...)...)
+	if (err != nil) != neg {
+		ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
+	}
+}
+
+// managed NAME KIND...: prints what the Kustomization NAME owns on the cluster of these kinds, one line an object with
+// its UID and generation, or none: a line that stays the same is an object that nobody touched.
+func cmdManaged(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) < 2 {
+		ts.Fatalf("usage: managed NAME KIND...")
+	}
+	ctx, cancel := bounded()
+	defer cancel()
+	selector := fmt.Sprintf("kustomize.toolkit.fluxcd.io/name=%s,kustomize.toolkit.fluxcd.io/namespace=%s", args[0], s.namespace)
+	var lines []string
+	for _, kind := range args[1:] {
+		objects, err := s.cluster.List(ctx, kind, s.namespace, selector)
+		ts.Check(err)
+		for i := range objects {
+			obj := &objects[i]
+			if obj.GetDeletionTimestamp() == nil {
+				lines = append(lines, fmt.Sprintf("%s/%s %s %d", obj.GetKind(), obj.GetName(), obj.GetUID(), obj.GetGeneration()))
+			}
+		}
+	}
+	slices.Sort(lines)
+	printLines(ts, lines)
+}
+
+// printLines prints lines for a script to look at, or "none": testscript keeps the output of the command before when a
+// command prints nothing.
+func printLines(ts *testscript.TestScript, lines []string) {
+	if len(lines) == 0 {
+		lines = []string{"none"}
+	}
+	for _, line := range lines {
+		fmt.Fprintln(ts.Stdout(), line)
+	}
+}
+
+// poke KIND/NAME...: asks for a reconciliation. `await KIND/NAME handled` then waits until it was done.
+func cmdPoke(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	ctx, cancel := bounded()
+	defer cancel()
+	s.token = testenv.Token()
+	for _, arg := range args {
+		ts.Check(s.cluster.Poke(ctx, s.ref(ts, arg), s.token))
+	}
+}
+
+// push REPO DIR [--force]: makes the files of DIR the content of the repository, commits and pushes, and sets REV to the
+// commit. The first push makes the repository.
+func cmdPush(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	force := len(args) == 3 && args[2] == "--force"
+	if len(args) != 2 && !force {
+		ts.Fatalf("usage: push REPO DIR [--force]")
+	}
+	repo := s.repos[args[0]]
+	if repo == nil {
+		var err error
+		repo, err = s.git.Create(args[0])
+		ts.Check(err)
+		s.repos[args[0]] = repo
+	}
+	commit, err := repo.Commit(os.DirFS(ts.MkAbs(args[1])), "content of "+args[1])
+	ts.Check(err)
+	ts.Check(repo.Push(force))
+	ts.Setenv("REV", commit)
+}
+
+// timer start | timer max DURATION TEXT: measures from start to now, prints it, and fails when it took longer.
+func cmdTimer(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	switch {
+	case len(args) == 1 && args[0] == "start":
+		s.started = time.Now()
+	case len(args) == 3 && args[0] == "max":
+		limit, err := time.ParseDuration(args[1])
+		ts.Check(err)
+		took := time.Since(s.started).Round(time.Millisecond)
+		ts.Logf("%s took %s", args[2], took)
+		if took > limit {
+			ts.Fatalf("%s took %s, more than %s", args[2], took, limit)
+		}
+	default:
+		ts.Fatalf("usage: timer start | timer max DURATION TEXT")
+	}
+}
+
+// await KIND/NAME CHECK...: waits until all checks hold at once. A check is
+//
+//	absent               there is no such object
+//	ready                Ready=True for its generation, and nothing is going on
+//	TYPE=STATUS[/REASON] it has this condition for its generation
+//	at=COMMIT            it has fetched or applied this commit
+//	handled              it has done what the last poke asked for
+//	message=REGEXP       the message of its condition Ready matches
+//	{JSONPATH}=VALUE     the field has this value
+func cmdAwait(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) < 2 {
+		ts.Fatalf("usage: await KIND/NAME CHECK...")
+	}
+	var checks []func(*unstructured.Unstructured) bool
+	for _, arg := range args[1:] {
+		check, err := s.check(arg)
+		ts.Check(err)
+		checks = append(checks, check)
+	}
+	ctx, cancel := bounded()
+	defer cancel()
+	obj, err := s.cluster.Until(ctx, s.ref(ts, args[0]), live.All(checks...))
+	ts.Check(err)
+	fmt.Fprintln(ts.Stdout(), live.Describe(obj))
+}
+
+func (s *script) check(text string) (func(*unstructured.Unstructured) bool, error) {
+	switch text {
+	case "absent":
+		return func(obj *unstructured.Unstructured) bool { return obj == nil }, nil
+	case "ready":
+		return live.Ready, nil
+	case "handled":
+		token := s.token
+		return func(obj *unstructured.Unstructured) bool {
+			return token != "" && field(obj, "{.status.lastHandledReconcileAt}") == token
+		}, nil
+	}
+	if path, value, ok := strings.Cut(text, "}="); ok && path[0] == '{' {
+		return func(obj *unstructured.Unstructured) bool { return field(obj, path+"}") == value }, nil
+	}
+	key, value, ok := strings.Cut(text, "=")
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("no such check: %q", text)
+	case key == "at":
+		return func(obj *unstructured.Unstructured) bool { return strings.HasSuffix(live.Revision(obj), value) }, nil
+	case key == "message":
+		pattern, err := regexp.Compile(value)
+		return func(obj *unstructured.Unstructured) bool {
+			return pattern.MatchString(field(obj, `{.status.conditions[?(@.type=="Ready")].message}`))
+		}, err
+	default:
+		status, reason, _ := strings.Cut(value, "/")
+		return live.Condition(key, status, reason), nil
+	}
+}
+
+// field returns what a JSONPath finds in an object, as text; nothing when there is no such field.
+func field(obj *unstructured.Unstructured, path string) string {
+	if obj == nil {
+		return ""
+	}
+	parsed := jsonpath.New("field").AllowMissingKeys(true)
+	if err := parsed.Parse(path); err != nil {
+		return err.Error()
+	}
+	var out strings.Builder
+	if err := parsed.Execute(&out, obj.Object); err != nil {
+		return err.Error()
+	}
+	return out.String()
+}
+
+// writes mark | writes: prints what the agent wrote to the API server since the mark about the script's namespace, without
+// dry runs, Events and Leases, or none, as the API server's audit log has it. Scripts that use it begin with `[!audit]
+// skip`, since another cluster's audit log is out of reach.
+func cmdWrites(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	var err error
+	if len(args) == 1 && args[0] == "mark" {
+		s.audit, err = s.cluster.AuditLog()
+		ts.Check(err)
+		s.mark, err = s.audit.Mark()
+		ts.Check(err)
+		return
+	}
+	writes, err := s.audit.AgentWrites(s.mark, s.namespace)
+	ts.Check(err)
+	var lines []string
+	for _, w := range writes {
+		lines = append(lines, w.String())
+	}
+	printLines(ts, lines)
+}

@@ -1,0 +1,118 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cleat-dev/cleat/e2e/gitserver"
+	"github.com/cleat-dev/cleat/e2e/live"
+	"github.com/cleat-dev/cleat/e2e/proc"
+	"github.com/cleat-dev/cleat/e2e/testenv"
+)
+
+// TestScripts runs each file of testdata/script with an agent, a Git server and a namespace of its own. Beside what
+// testscript brings (exec, cmp, stdout, grep …) a script has the commands of commands_test.go, and the variables
+//
+//	NS       its namespace, the one that its agent sees
+//	GIT      the Git server's URL; a repository is $GIT/NAME.git
+//	REV      the commit pushed last
+//	ROOT     the folder of this repository
+func TestScripts(t *testing.T) {
+	runScripts(t, "testdata/script", (*testing.T).Parallel)
+}
+
+// TestSerialScripts runs those of testdata/serial, which change what all namespaces share, one after the other.
+func TestSerialScripts(t *testing.T) {
+	runScripts(t, "testdata/serial", func(*testing.T) {})
+}
+
+func runScripts(t *testing.T, dir string, begin func(*testing.T)) {
+	t.Helper()
+	files, err := filepath.Glob(dir + "/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		t.Run(name, func(t *testing.T) {
+			begin(t)
+			testscript.Run(t, testscript.Params{
+				Files:              []string{file},
+				RequireUniqueNames: true,
+				Cmds:               commands,
+				Condition:          condition,
+				Setup:              func(env *testscript.Env) error { return setUp(t, name, env) },
+			})
+		})
+	}
+}
+
+// condition knows [audit]: the API server's audit log can be read.
+func condition(name string) (bool, error) {
+	if name == "audit" {
+		return os.Getenv("E2E_KUBECONFIG") == "", nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// script is what one script's commands share.
+type script struct {
+	cluster   *testenv.Cluster
+	namespace string
+	agent     *testenv.Agent
+	git       *gitserver.Server
+	repos     map[string]*gitserver.Repo
+	kubectl   string
+
+	// Set by the commands of the same name.
+	token   string            // of the last poke
+	mark    testenv.AuditMark // writes mark
+	started time.Time         // timer start
+	audit   testenv.Audit
+}
+
+type scriptKey struct{}
+
+func setUp(t *testing.T, name string, env *testscript.Env) error {
+	root, err := proc.Root()
+	if err != nil {
+		return err
+	}
+	s := &script{
+		cluster: testenv.Shared(t),
+		git:     testenv.Git(t),
+		repos:   map[string]*gitserver.Repo{},
+		kubectl: filepath.Join(root, "bin", "devcluster"),
+	}
+	s.namespace = s.cluster.Namespace(t, name)
+	s.agent = testenv.NewAgent(t, s.cluster.Kubeconfig, s.namespace)
+	env.Values[scriptKey{}] = s
+	env.Setenv("NS", s.namespace)
+	env.Setenv("ROOT", root)
+	env.Setenv("GIT", strings.TrimSuffix(s.git.URL(""), "/.git"))
+	env.Setenv("KUBECONFIG", s.cluster.Kubeconfig)
+	if err := s.agent.Start(t.Context()); err != nil {
+		return fmt.Errorf("starting the agent: %w\n%s", err, s.agent.Log())
+	}
+	return nil
+}
+
+func of(ts *testscript.TestScript) *script { return ts.Value(scriptKey{}).(*script) }
+
+func (s *script) ref(ts *testscript.TestScript, text string) live.Ref {
+	ref, err := live.ParseRef(text, s.namespace)
+	ts.Check(err)
+	return ref
+}
+
+// bounded is the context of one command: nothing that a script waits for takes a minute.
+func bounded() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), time.Minute)
+}

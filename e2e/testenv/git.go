@@ -1,0 +1,22 @@
+package testenv
+
+import (
+	"testing"
+
+	"github.com/cleat-dev/cleat/e2e/gitserver"
+)
+
+// Git starts a Git server without a password that ends with the test.
+func Git(t testing.TB) *gitserver.Server {
+	t.Helper()
+	server, err := gitserver.Start(t.TempDir(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}

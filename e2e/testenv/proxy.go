@@ -1,0 +1,172 @@
+package testenv
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"k8s.io/client-go/rest"
+)
+
+// FailPoint says when an agent is killed at a write.
+type FailPoint string
+
+const (
+	// BeforeWrite: the API server never sees the request.
+	BeforeWrite FailPoint = "before the write"
+	// AfterWrite: the API server has done it, and the agent never hears so.
+	AfterWrite FailPoint = "after the write"
+)
+
+// Proxy stands between an agent and the API server, counts the agent's writes, and kills the agent at a chosen one.
+// Dry runs, Events and Leases are no writes.
+type Proxy struct {
+	// Kubeconfig is what the agent is given. It needs no credentials: the proxy adds its own.
+	Kubeconfig string
+
+	upstream *httputil.ReverseProxy
+
+	mu       sync.Mutex
+	writes   []string
+	inFlight int        // writes that are on their way to the API server
+	landed   *sync.Cond // a write has come back
+	at       int        // kill at this write; 0 never
+	when     FailPoint
+	kill     func()
+	tripped  chan struct{}
+}
+
+// NewProxy starts a proxy that lets everything through.
+func NewProxy(t testing.TB, cluster *Cluster) *Proxy {
+	t.Helper()
+	transport, err := rest.TransportFor(cluster.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := url.Parse(cluster.Config.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{upstream: &httputil.ReverseProxy{
+		Transport:     transport,
+		FlushInterval: -1, // Watches stream.
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		// A killed agent leaves requests half done; that is what this is for.
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+	}}
+	p.landed = sync.NewCond(&p.mu)
+	server := httptest.NewServer(p)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	p.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(p.Kubeconfig, fmt.Appendf(nil, kubeconfig, server.URL), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+const kubeconfig = `apiVersion: v1
+kind: Config
+current-context: proxy
+contexts: [{name: proxy, context: {cluster: proxy, user: nobody}}]
+clusters: [{name: proxy, cluster: {server: %q}}]
+users: [{name: nobody, user: {}}]
+`
+
+// Arm begins to count anew and calls kill at the nth write. The channel is closed after that; every later request of
+// the agent is refused until Disarm.
+func (p *Proxy) Arm(n int, when FailPoint, kill func()) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writes, p.at, p.when, p.kill, p.tripped = nil, n, when, kill, make(chan struct{})
+	return p.tripped
+}
+
+// Disarm lets everything through again, once every write that had left the agent has reached the API server. It returns
+// the writes since Arm, and whether the agent was killed.
+func (p *Proxy) Disarm() (writes []string, killed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.inFlight > 0 {
+		p.landed.Wait()
+	}
+	killed = p.at > 0 && len(p.writes) >= p.at
+	p.at = 0
+	return p.writes, killed
+}
+
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !isWrite(r) {
+		if p.dead() {
+			panic(http.ErrAbortHandler)
+		}
+		p.upstream.ServeHTTP(w, r)
+		return
+	}
+	fatal, ok := p.begin(r)
+	if !ok {
+		panic(http.ErrAbortHandler)
+	}
+	defer p.end()
+	if !fatal {
+		p.upstream.ServeHTTP(w, r)
+		return
+	}
+	if p.when == AfterWrite {
+		p.upstream.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	p.kill()
+	close(p.tripped)
+	panic(http.ErrAbortHandler) // No answer.
+}
+
+// dead reports whether the agent has met its last write.
+func (p *Proxy) dead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at > 0 && len(p.writes) >= p.at
+}
+
+// begin counts a write. It reports whether this is the one to die at, and whether it may be answered at all.
+func (p *Proxy) begin(r *http.Request) (fatal, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at > 0 && len(p.writes) >= p.at {
+		return false, false
+	}
+	p.inFlight++
+	p.writes = append(p.writes, r.Method+" "+r.URL.Path)
+	return len(p.writes) == p.at, true
+}
+
+func (p *Proxy) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inFlight--
+	p.landed.Broadcast()
+}
+
+func isWrite(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	}
+	if r.URL.Query().Has("dryRun") {
+		return false
+	}
+	for _, beside := range []string{"/events", "/leases", "/apis/authorization.k8s.io/"} {
+		if strings.Contains(r.URL.Path, beside) {
+			return false
+		}
+	}
+	return true
+}
