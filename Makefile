@@ -32,8 +32,8 @@ e2e: build cluster ## run the end-to-end tests; E2E_KUBECONFIG names a cluster o
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout $(TIMEOUT) ./e2e
 
 demo: ## watch a Git commit become workloads; DEMO_EXIT=1 ends by itself, 0 if every step was seen
-	@echo "compiling the demo" >&2
-	@$(GO) run ./e2e/demo
+	@echo "Compiling the demo (some minutes the first time; the agent shares most of it)" >&2
+	@CGO_ENABLED=0 $(GO) run -trimpath ./e2e/demo
 
 lint: ## run golangci-lint; the first time builds it
 	$(GOLANGCI) run ./...

@@ -55,6 +55,12 @@ func state(obj *unstructured.Unstructured) string {
 			return "Ready at " + live.Revision(obj)
 		}
 		return live.Describe(obj)
+	case "ConfigMap":
+		data, _, _ := unstructured.NestedStringMap(obj.Object, "data")
+		return fmt.Sprintf("TEXT=%q", data["TEXT"])
+	case "Service":
+		address, _, _ := unstructured.NestedString(obj.Object, "spec", "clusterIP")
+		return "cluster IP " + address
 	case "Deployment":
 		return fmt.Sprintf("%d of %d available", number("status", "availableReplicas"), number("spec", "replicas"))
 	case "StatefulSet":
