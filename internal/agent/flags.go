@@ -33,6 +33,7 @@ type Flags struct {
 	KubeAPIBurst      int
 	WatchAll          bool
 	WatchSelector     string
+	ConfigsSelector   string
 	LeaderElection    bool
 	LeaseDuration     time.Duration
 	RenewDeadline     time.Duration
@@ -46,7 +47,10 @@ type Flags struct {
 	NoCrossNamespace  bool
 	NoRemoteBases     bool
 	FeatureGates      string
-	strictSubstitute  bool
+
+	// Set by complete.
+	watched, configs labels.Selector
+	strictSubstitute bool
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -66,6 +70,7 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.IntVar(&f.KubeAPIBurst, "kube-api-burst", 300, "requests at once to an API server without priority and fairness")
 	set.BoolVar(&f.WatchAll, "watch-all-namespaces", true, "reconcile the objects of all namespaces, not only the agent's own")
 	set.StringVar(&f.WatchSelector, "watch-label-selector", "", "reconcile only objects with these labels")
+	set.StringVar(&f.ConfigsSelector, "watch-configs-label-selector", "reconcile.fluxcd.io/watch=Enabled", "a change of a ConfigMap or Secret with these labels wakes the objects that refer to it")
 	set.BoolVar(&f.LeaderElection, "enable-leader-election", false, "act only while holding Flux's leader leases, so that two agents never act at once")
 	set.DurationVar(&f.LeaseDuration, "leader-election-lease-duration", 35*time.Second, "how long a lease that is not renewed holds others off")
 	set.DurationVar(&f.RenewDeadline, "leader-election-renew-deadline", 30*time.Second, "how long the leader tries to renew before it stops")
@@ -88,8 +93,12 @@ func (f *Flags) complete(env map[string]string) error {
 	if f.Namespace == "" {
 		f.Namespace = "flux-system"
 	}
-	if _, err := labels.Parse(f.WatchSelector); err != nil {
+	var err error
+	if f.watched, err = labels.Parse(f.WatchSelector); err != nil {
 		return fmt.Errorf("--watch-label-selector: %w", err)
+	}
+	if f.configs, err = labels.Parse(f.ConfigsSelector); err != nil {
+		return fmt.Errorf("--watch-configs-label-selector: %w", err)
 	}
 	if f.JitterPercent < 0 || f.JitterPercent >= 100 {
 		return fmt.Errorf("--interval-jitter-percentage: %d is not between 0 and 99", f.JitterPercent)

@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
@@ -88,20 +88,19 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	return serve(ctx, flags, config, mgr, store, registry, watchdog, log)
 }
 
-// newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and nothing else; leases, metrics
-// and probes are ours.
+// newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and the metadata of what wakes
+// them; leases, metrics and probes are ours.
 func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *slog.Logger) (ctrl.Manager, error) {
 	options := cache.Options{DefaultTransform: cache.TransformStripManagedFields(), Mapper: mapper}
 	if !flags.WatchAll {
 		options.DefaultNamespaces = map[string]cache.Config{flags.Namespace: {}}
 	}
-	selector, err := labels.Parse(flags.WatchSelector)
-	if err != nil {
-		return nil, fmt.Errorf("--watch-label-selector: %w", err)
-	}
 	options.ByObject = map[client.Object]cache.ByObject{
-		api.Undecoded(api.KustomizationKind): {Label: selector},
-		api.Undecoded(api.GitRepositoryKind): {Label: selector},
+		api.Undecoded(api.KustomizationKind): {Label: flags.watched},
+		api.Undecoded(api.GitRepositoryKind): {Label: flags.watched},
+		// Of these only the metadata is watched, to be woken by.
+		&corev1.ConfigMap{}: {Label: flags.configs},
+		&corev1.Secret{}:    {Label: flags.configs},
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:         api.NewScheme(),

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -316,3 +317,5 @@ func pull(t testing.TB, g *Git, r *repo, remote Remote, ref Ref) Commit {
 	}
 	return c
 }
+
+func sorted(s []string) []string { slices.Sort(s); return s }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -12,6 +13,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -88,6 +90,7 @@ type attempt struct {
 	recorded  bool               // track: inventory below is to be reported
 	inventory []object.Ref       // track, prune
 	changed   bool               // apply, prune
+	skipped   []object.Ref       // apply: left alone because an annotation says so
 	checked   bool               // health: there was something to wait for
 }
 
@@ -274,10 +277,25 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 		a.changed = true
 		r.Recorder.Record(a.ks, appliedEvent(done, a.metadata()))
 	}
+	for _, change := range changes {
+		if change.Action == kube.Skipped {
+			a.skipped = append(a.skipped, change.Ref)
+		}
+	}
 	if err != nil {
-		return api.AsFault(err, meta.ReconciliationFailedReason, api.RetryInterval)
+		return api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err))
 	}
 	return nil
+}
+
+// retryOf says what makes an apply worth trying again. What the API server refused waits for another commit or for
+// somebody to make room for it; anything else is trouble that passes.
+func retryOf(err error) api.Retry {
+	var refused *kube.RefusedError
+	if errors.As(err, &refused) {
+		return api.RetryInterval
+	}
+	return api.RetryBackoff
 }
 
 // prune deletes what is gone from Git. What could not be deleted stays tracked and is tried again.
@@ -317,14 +335,14 @@ func (r *Reconciler) health(_ context.Context, a *attempt) error {
 		now := time.Now()
 		a.wait = &wait{
 			generation: a.ks.Generation, requestedAt: a.run.RequestedAt, artifact: *a.artifact,
-			targets: targets, inventory: a.inventory, digest: a.digest, changed: a.changed,
+			targets: targets, expiring: expiring(a.build), inventory: a.inventory, digest: a.digest, changed: a.changed,
 			began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
 		}
 		r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
 	}
 	a.checked = true
 	now := time.Now()
-	v := judgeHealth(a.wait.targets, r.look)
+	v := a.wait.judge(r.look)
 	if err := v.fault(now.After(a.wait.deadline), a.ks.GetTimeout()); err != nil {
 		r.waits.end(a.wait)
 		return err
@@ -339,24 +357,43 @@ func (r *Reconciler) health(_ context.Context, a *attempt) error {
 	return &reconcile.Waiting{Until: a.wait.deadline.Sub(now) + time.Millisecond}
 }
 
-// targets returns what the spec wants to be healthy before this Kustomization is Ready.
+// targets returns what the spec wants to be healthy before this Kustomization is Ready, and has it observed. What carries
+// no owner label of ours is observed one by one.
 func (r *Reconciler) targets(a *attempt) []object.Ref {
+	desired := make(map[object.Key]object.Ref, len(a.desired))
+	for _, ref := range a.desired {
+		desired[ref.Key()] = ref
+	}
+	var targets []object.Ref
+	foreign := a.skipped
 	if a.ks.Spec.Wait {
+		// It would wait for itself.
 		self := object.Key{Group: api.OwnerGroup, Kind: kustomizev1.KustomizationKind, Namespace: a.key.Namespace, Name: a.key.Name}
-		targets := make([]object.Ref, 0, len(a.desired))
-		for _, ref := range a.desired {
-			if ref.Key() != self { // it would wait for itself
-				targets = append(targets, ref)
+		targets = slices.DeleteFunc(slices.Clone(a.desired), func(ref object.Ref) bool { return ref.Key() == self })
+	} else {
+		for _, check := range a.ks.Spec.HealthChecks {
+			target := checkRef(check)
+			if ours, ok := desired[target.Key()]; ok {
+				target = ours // at the version at which it is observed
+			} else {
+				foreign = append(foreign, target)
 			}
+			targets = append(targets, target)
 		}
-		return targets
 	}
-	targets := make([]object.Ref, 0, len(a.ks.Spec.HealthChecks))
-	for _, check := range a.ks.Spec.HealthChecks {
-		targets = append(targets, checkRef(check))
-	}
-	r.Cluster.Observer.Pin(a.key, object.Subtract(targets, a.desired))
+	r.Cluster.Observer.Pin(a.key, foreign)
 	return targets
+}
+
+// expiring returns the Jobs that delete themselves when they are done: one that has gone has completed.
+func expiring(build *Build) map[object.Key]bool {
+	jobs := map[object.Key]bool{}
+	for _, u := range build.Objects {
+		if _, set, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished"); set && u.GetKind() == "Job" {
+			jobs[object.RefOf(u).Key()] = true
+		}
+	}
+	return jobs
 }
 
 // look returns an object's health as last observed.

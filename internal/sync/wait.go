@@ -24,11 +24,12 @@ type wait struct {
 	artifact    meta.Artifact
 
 	targets   []object.Ref
-	inventory []object.Ref // of the attempt, to be reported when it ends
-	digest    string       // of the build
-	changed   bool         // the attempt has changed something on the cluster
-	began     time.Time    // the attempt
-	since     time.Time    // the wait
+	expiring  map[object.Key]bool // targets that delete themselves when they are done
+	inventory []object.Ref        // of the attempt, to be reported when it ends
+	digest    string              // of the build
+	changed   bool                // the attempt has changed something on the cluster
+	began     time.Time           // the attempt
+	since     time.Time           // the wait
 	deadline  time.Time
 	// each: any change is news. It is set when a deletion waits for objects to vanish.
 	each bool
@@ -44,6 +45,17 @@ func (w *wait) matches(ks *kustomizev1.Kustomization, requestedAt string, artifa
 		w.artifact.Digest == artifact.Digest && w.artifact.Revision == artifact.Revision
 }
 
+// judge looks at everything that is waited for.
+func (w *wait) judge(look func(object.Ref) health.Status) verdict {
+	return judgeHealth(w.targets, func(ref object.Ref) health.Status {
+		status := look(ref)
+		if status == health.NotFound && w.expiring[ref.Key()] {
+			return health.Current
+		}
+		return status
+	})
+}
+
 // verdict is the health of all that is waited for.
 type verdict struct {
 	pending []string // `Kind/ns/name status: 'InProgress'`, in the order of the targets
@@ -55,7 +67,7 @@ func (v verdict) healthy() bool { return len(v.pending)+len(v.failed) == 0 }
 // key tells verdicts apart that matter to the attempt: one more healthy object among many is no reason to look again.
 func (v verdict) key() string { return fmt.Sprint(len(v.pending) > 0, v.failed) }
 
-// judgeHealth looks at every target. looked returns the health of an object as last observed.
+// judgeHealth looks at every target. look returns the health of an object as last observed.
 func judgeHealth(targets []object.Ref, look func(object.Ref) health.Status) verdict {
 	var v verdict
 	for _, target := range targets {
@@ -133,7 +145,7 @@ func (w *waits) news(key types.NamespacedName, look func(object.Ref) health.Stat
 	if entry.each {
 		return true
 	}
-	seen := judgeHealth(entry.targets, look).key()
+	seen := entry.judge(look).key()
 	if entry.seen == seen {
 		return false
 	}

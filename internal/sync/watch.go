@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -20,20 +21,28 @@ import (
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
-// sourceIndex finds the Kustomizations that read a source.
-const sourceIndex = "source"
+// The indexes of Kustomizations: by the source they read, and by the ConfigMaps and Secrets their variables come from.
+const (
+	sourceIndex   = "source"
+	variableIndex = "variables"
+)
 
-// Setup starts the watches that wake Kustomizations: their own spec, their source's artifact, what they depend on, the
-// objects they wait for, and snapshots that were missing.
+// Setup starts the watches that wake Kustomizations: their own spec, their source's artifact, what they depend on, what
+// their variables come from, the objects they wait for, and snapshots that were missing.
 func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, do runtimereconcile.Reconciler, options controller.Options) error {
 	kustomizations := api.Undecoded(api.KustomizationKind)
 	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, sourceIndex, sourceKeys); err != nil {
 		return fmt.Errorf("indexing Kustomizations by source: %w", err)
 	}
+	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, variableIndex, variableKeys); err != nil {
+		return fmt.Errorf("indexing Kustomizations by variables: %w", err)
+	}
 	return ctrl.NewControllerManagedBy(mgr).Named("kustomization").WithOptions(options).
 		For(kustomizations, builder.WithPredicates(reconcile.Asked())).
 		Watches(api.Undecoded(api.GitRepositoryKind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(artifactChanged())).
 		Watches(kustomizations, handler.EnqueueRequestsFromMapFunc(r.dependantsOf)).
+		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.referrersOf("ConfigMap"))).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.referrersOf("Secret"))).
 		WatchesRawSource(r.Waker).
 		Complete(do)
 }
@@ -54,11 +63,24 @@ func (r *Reconciler) SnapshotAdded(digest string) {
 
 // readersOf returns the Kustomizations that read a source.
 func (r *Reconciler) readersOf(ctx context.Context, source client.Object) []ctrl.Request {
+	key := referenceKey(source.GetObjectKind().GroupVersionKind().Kind, source.GetNamespace(), source.GetName())
+	return r.find(ctx, sourceIndex, key)
+}
+
+// referrersOf returns the Kustomizations whose variables come from an object of that kind. Only objects that carry the
+// label of --watch-configs-label-selector are watched.
+func (r *Reconciler) referrersOf(kind string) handler.MapFunc {
+	return func(ctx context.Context, o client.Object) []ctrl.Request {
+		return r.find(ctx, variableIndex, referenceKey(kind, o.GetNamespace(), o.GetName()))
+	}
+}
+
+// find returns the Kustomizations that an index has under key.
+func (r *Reconciler) find(ctx context.Context, index, key string) []ctrl.Request {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(kustomizev1.GroupVersion.WithKind("KustomizationList"))
-	key := sourceKey(source.GetObjectKind().GroupVersionKind().Kind, source.GetNamespace(), source.GetName())
-	if err := r.Reader.List(ctx, list, client.MatchingFields{sourceIndex: key}); err != nil {
-		r.Log.Error("listing the readers of a source", "name", source.GetName(), "namespace", source.GetNamespace(), "error", err)
+	if err := r.Reader.List(ctx, list, client.MatchingFields{index: key}); err != nil {
+		r.Log.Error("looking up whom to wake", "index", index, "key", key, "error", err)
 		return nil
 	}
 	requests := make([]ctrl.Request, 0, len(list.Items))
@@ -108,7 +130,25 @@ func sourceKeys(o client.Object) []string {
 	if !found || namespace == "" {
 		namespace = u.GetNamespace()
 	}
-	return []string{sourceKey(kind, namespace, name)}
+	return []string{referenceKey(kind, namespace, name)}
 }
 
-func sourceKey(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
+// variableKeys indexes a Kustomization by what its variables come from.
+func variableKeys(o client.Object) []string {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return nil
+	}
+	references, _, _ := unstructured.NestedSlice(u.Object, "spec", "postBuild", "substituteFrom")
+	var keys []string
+	for _, entry := range references {
+		if reference, ok := entry.(map[string]any); ok {
+			kind, _ := reference["kind"].(string)
+			name, _ := reference["name"].(string)
+			keys = append(keys, referenceKey(kind, u.GetNamespace(), name))
+		}
+	}
+	return keys
+}
+
+func referenceKey(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
