@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -257,17 +258,22 @@ func Decode(manifests []byte) ([]*unstructured.Unstructured, error) {
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
 	var objects []*unstructured.Unstructured
 	for {
-		obj := &unstructured.Unstructured{}
-		err := decoder.Decode(&obj.Object)
+		var raw runtime.RawExtension
+		err := decoder.Decode(&raw)
 		switch {
 		case errors.Is(err, io.EOF):
 			return objects, nil
 		case err != nil:
 			return nil, err
 		}
-		if len(obj.Object) > 0 {
-			objects = append(objects, obj)
+		if len(raw.Raw) == 0 || string(raw.Raw) == "null" {
+			continue
 		}
+		obj := &unstructured.Unstructured{}
+		if err := obj.UnmarshalJSON(raw.Raw); err != nil {
+			return nil, err
+		}
+		objects = append(objects, obj)
 	}
 }
 
