@@ -177,14 +177,22 @@ func steady(err error) error {
 		return &failure{"the server's certificate is signed by an unknown authority, give its CA as ca.crt in the Secret", err}
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return &failure{"the server's certificate has expired or is not yet valid", err}
+	case hungUp(err):
+		return &failure{"the server closed the connection before it had answered", err}
 	case errors.As(err, &op):
 		return &failure{fmt.Sprintf("%s: %s", op.Op, rootText(op.Err)), err}
-	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
-		return &failure{"the server closed the connection in the middle of its answer", err}
 	case errors.As(err, &wrapped):
 		return steady(wrapped.Err)
 	}
 	return err
+}
+
+// hungUp reports whether the other end closed the connection. Which of these errors that leads to is a matter of time.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		// net/http does not export this one. If its text ever changes, it is only told in other words.
+		strings.HasSuffix(err.Error(), "http: server closed idle connection")
 }
 
 // rootText returns the text of the innermost error, such as "connection refused".
