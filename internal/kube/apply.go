@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -17,7 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,7 +54,7 @@ type ApplyOptions struct {
 	// Force recreates an object when an immutable field changed (spec.force). One object asks for that itself by
 	// api.ForceAnnotation.
 	Force bool
-	// WaitTimeout bounds the wait for definitions between the stages.
+	// WaitTimeout bounds the wait for definitions between the stages, a minute when zero.
 	WaitTimeout time.Duration
 	// Ignore are fields that others may change (spec.ignore).
 	Ignore []jsondiff.IgnoreRule
@@ -103,6 +103,7 @@ type run struct {
 	recorder *recorder
 	manager  *ssa.ResourceManager
 	desired  map[object.Key]object.Digest // set by newRun, before anything can modify an object
+	skipped  map[object.Key]bool          // grows by stage
 	done     ChangeSet                    // grows by stage
 }
 
@@ -113,6 +114,10 @@ func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Uns
 		opts:     opts,
 		recorder: newRecorder(a.client, a.observer),
 		desired:  make(map[object.Key]object.Digest, len(objects)),
+		skipped:  make(map[object.Key]bool),
+	}
+	if r.opts.WaitTimeout == 0 {
+		r.opts.WaitTimeout = time.Minute
 	}
 	r.manager = ssa.NewResourceManager(r.recorder, nil, ssa.Owner{Field: api.ApplyManager, Group: api.OwnerGroup})
 	r.manager.SetConcurrency(a.options.Concurrency)
@@ -184,6 +189,7 @@ func (r *run) apply(ctx context.Context, objects []*unstructured.Unstructured) e
 		key := object.RefOf(left[i]).Key()
 		c.Recreated = r.recorder.deleted[key]
 		changes = append(changes, c)
+		r.skipped[key] = c.Action == Skipped
 		r.remember(key, c)
 	}
 	slices.SortStableFunc(changes, inOrderOf(changes))
@@ -305,15 +311,18 @@ func (r *run) diffOptions() ssa.DiffOptions {
 	}
 }
 
-// isRefusal says whether an error is about the object that was sent, rather than about an API server that cannot answer
-// just now.
+// isRefusal says whether an error is an answer about the object that was sent, rather than one of an API server that cannot
+// answer just now. The reason does not tell: a patch that does not fit the schema is a 500 without any.
 func isRefusal(err error) bool {
 	if meta.IsNoMatchError(err) {
 		return true
 	}
-	switch apierrors.ReasonForError(err) {
-	case metav1.StatusReasonUnknown, metav1.StatusReasonTimeout, metav1.StatusReasonServerTimeout,
-		metav1.StatusReasonTooManyRequests, metav1.StatusReasonServiceUnavailable:
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) {
+		return false
+	}
+	switch answer.Status().Code {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return false
 	default:
 		return true

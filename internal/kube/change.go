@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/fluxcd/pkg/ssa"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/cleat-dev/cleat/internal/object"
 )
@@ -81,9 +80,7 @@ func changeOf(e ssa.ChangeSetEntry) (Change, error) {
 		c.Action = Unchanged
 	case ssa.SkippedAction:
 		c.Action = Skipped
-	case ssa.DeletedAction, ssa.UnknownAction:
-		return c, fmt.Errorf("%s: an apply ended as %q", c.Ref, e.Action)
-	default:
+	default: // An apply deletes nothing, and says so if it does not know.
 		return c, fmt.Errorf("%s: an apply ended as %q", c.Ref, e.Action)
 	}
 	return c, nil
@@ -124,11 +121,3 @@ func (e *RefusedError) Unwrap() []error {
 
 // ErrNotSettled says that a definition which other objects need was applied but did not come to be in time.
 var ErrNotSettled = errors.New("not ready in time")
-
-func refs(objects []*unstructured.Unstructured) []object.Ref {
-	out := make([]object.Ref, 0, len(objects))
-	for _, u := range objects {
-		out = append(out, object.RefOf(u))
-	}
-	return out
-}

@@ -24,7 +24,11 @@ func (r *run) settle(ctx context.Context, objects []*unstructured.Unstructured) 
 	defer cancel()
 	pending := make(map[object.Ref]health.Status)
 	var wanted []object.Ref
-	for _, ref := range refs(objects) {
+	for _, u := range objects {
+		ref := object.RefOf(u)
+		if r.skipped[ref.Key()] {
+			continue // Left alone, so it may well not be there at all.
+		}
 		if status := r.health(ref); status != health.Current {
 			pending[ref] = status
 			wanted = append(wanted, ref)
