@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bufio"
 	"bytes"
 	"compress/zlib"
 	"context"
@@ -458,6 +459,9 @@ func TestF24_ServersThatHang(t *testing.T) {
 	silent := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 	drip := func(c net.Conn) { // one byte at a time, for ever
 		defer c.Close()
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n001e# service=git-upload-pack\n00001000")
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
