@@ -4,6 +4,10 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
 )
 
 // levelTrace is one finer than debug.
@@ -47,4 +51,12 @@ func fluxKeys(groups []string, a slog.Attr) slog.Attr {
 		return slog.String(a.Key, strings.ToLower(a.Value.String()))
 	}
 	return a
+}
+
+// TakeOverLogs sends what client-go and controller-runtime log for the whole process to w, in the agent's format. It is for
+// a process that is nothing but the agent, and is called before anything else runs.
+func TakeOverLogs(w io.Writer) {
+	log := newLogger(w, "info", "json")
+	klog.SetSlogLogger(log.With("logger", "client-go"))
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 }

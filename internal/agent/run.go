@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -38,9 +37,6 @@ const progressAfter = time.Second
 
 // run is the agent: it starts everything, waits for ctx to end, and stops everything.
 func run(ctx context.Context, flags Flags, log *slog.Logger) error {
-	klog.SetSlogLogger(log.With("logger", "client-go"))
-	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
-
 	config, err := connect(ctx, flags)
 	if err != nil {
 		return err

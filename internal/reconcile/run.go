@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -22,8 +23,9 @@ type Run[T Object] struct {
 	writer        *writer[T]
 	progressAfter time.Duration
 
-	mu   sync.Mutex // held while the status is written: a progress report may coincide with Save
-	base T          // the object as the API server last answered
+	mu       sync.Mutex         // held while the status is written: a progress report may coincide with Save
+	base     T                  // the object as the API server last answered
+	reported []metav1.Condition // what a progress report has set, to be taken over into Obj between steps
 }
 
 func newRun[T Object](obj T, w *writer[T], progressAfter time.Duration) *Run[T] {
@@ -76,7 +78,14 @@ func (r *Run[T]) reportLater(ctx context.Context, progress string) (stop func())
 			r.report(ctx, progress)
 		}
 	})
-	return func() { close(done); wg.Wait() }
+	return func() {
+		close(done)
+		wg.Wait()
+		if r.reported != nil { // only now: the step may have been reading Obj
+			r.Obj.SetConditions(r.reported)
+			r.reported = nil
+		}
+	}
 }
 
 // report writes the progress conditions alone. That it cannot is no reason to stop: the end of the run reports again.
@@ -86,10 +95,7 @@ func (r *Run[T]) report(ctx context.Context, progress string) {
 	working := clone(r.base)
 	Progressing(working, progress)
 	if answer, err := r.writer.patchStatus(ctx, r.base, working); err == nil {
-		r.base = answer
-		// The step does not look at conditions, so they can be taken over while it runs; the end of the run then
-		// changes them from what the API server has.
-		r.Obj.SetConditions(answer.GetConditions())
+		r.base, r.reported = answer, answer.GetConditions()
 	}
 }
 
