@@ -25,7 +25,7 @@ var errIgnore = errors.New("invalid ignore patterns")
 const (
 	// maxEntries and maxDepth bound the walk over a tree, whose objects may name each other so that a kilobyte unfolds to
 	// more files than there are atoms.
-	maxEntries = 1 << 20
+	maxEntries = 1 << 18
 	maxDepth   = 256
 	// maxIgnoreBytes is the size up to which a .sourceignore is read.
 	maxIgnoreBytes = 1 << 20

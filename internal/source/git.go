@@ -57,19 +57,19 @@ func NewGit(store *artifact.Store, limits Limits) (*Git, error) {
 	return &Git{store: store, mirrors: m, limits: limits, digests: map[content]string{}}, nil
 }
 
-// Start removes mirrors that nobody uses any more, until the context ends; then it waits for fetches that were cut off.
+// Start removes mirrors that nobody uses any more, until the context ends; then it waits for fetches that were cut off. Its
+// error, if any, is that of the last removal; those before are retried by the next.
 func (g *Git) Start(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
+	var err error
 	for {
 		select {
 		case <-ctx.Done():
 			g.mirrors.work.Wait()
-			return nil
+			return err
 		case now := <-tick.C:
-			if err := g.mirrors.collect(now); err != nil {
-				return fmt.Errorf("removing unused mirrors: %w", err)
-			}
+			err = g.mirrors.collect(now)
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (g *Git) Fetch(ctx context.Context, remote Remote, ref Ref, current string)
 		}
 		defer mi.give()
 		return g.fetch(ctx, mi, remote, ref, current, asked)
-	})
+	}, nothing)
 	if err != nil {
 		return Commit{}, fmt.Errorf("fetching %s: %w", ep, steady(err))
 	}
@@ -122,25 +122,24 @@ func (g *Git) fetch(ctx context.Context, mi *mirror, remote Remote, ref Ref, cur
 		}
 	}
 	if mi.listed.After(asked) && (mi.has(mi.target.commit) || mi.target.revision == current) {
-		return mi.describe(mi.target, current) // somebody else has asked since
+		if c, err := mi.describe(mi.target); err == nil {
+			return c, nil // somebody else has asked since
+		}
 	}
-	t, err := g.update(ctx, mi, remote, ref, current)
+	c, err := g.update(ctx, mi, remote, ref, current)
 	if err != nil && damaged(err) && len(mi.commits) > 0 {
 		// Whatever it is that the mirror and the server do not agree about, a new clone has none of it. Once: if that
 		// fails too, it is the server, and the object's back-off decides when to try again.
 		if err := errors.Join(mi.discard(), mi.open(time.Now())); err != nil {
 			return Commit{}, err
 		}
-		t, err = g.update(ctx, mi, remote, ref, current)
+		c, err = g.update(ctx, mi, remote, ref, current)
 	}
-	if err != nil {
-		return Commit{}, err
-	}
-	return mi.describe(t, current)
+	return c, err
 }
 
 // describe returns what is known of the target.
-func (mi *mirror) describe(t target, current string) (Commit, error) {
+func (mi *mirror) describe(t target) (Commit, error) {
 	c := Commit{Hash: t.commit.String(), Revision: t.revision}
 	if !mi.has(t.commit) {
 		return c, nil // it is the current revision, and was not fetched
@@ -154,26 +153,28 @@ func (mi *mirror) describe(t target, current string) (Commit, error) {
 }
 
 // update asks the server for its refs and then, in the same conversation, for what is missing.
-func (g *Git) update(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string) (target, error) {
+func (g *Git) update(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string) (Commit, error) {
 	began := time.Now()
 	l, _, err := connect(ctx, remote)
 	if err != nil {
-		return target{}, network(err)
+		return Commit{}, network(err)
 	}
 	defer l.close()
 	a, err := g.list(ctx, l, ref)
 	if err != nil {
-		return target{}, network(l.explain(err))
+		return Commit{}, network(l.explain(err))
 	}
 	t, err := ref.resolve(a)
 	if err != nil {
-		return target{}, network(err)
+		return Commit{}, network(err)
+	}
+	if !mi.has(t.commit) && t.revision != current {
+		if err := g.download(ctx, mi, l, a, t); err != nil {
+			return Commit{}, err
+		}
 	}
 	mi.listed, mi.target = began, t
-	if mi.has(t.commit) || t.revision == current {
-		return t, nil
-	}
-	return t, g.download(ctx, mi, l, a, t)
+	return mi.describe(t)
 }
 
 func (g *Git) list(ctx context.Context, l link, ref Ref) (*advertisement, error) {
@@ -285,7 +286,7 @@ func (g *Git) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, ig
 		defer mi.give()
 		snapshot, release, err := g.snapshot(ctx, mi, plumbing.NewHash(c.Hash), ignore)
 		return held{snapshot, release}, err
-	})
+	}, func(h held) { h.release() })
 	if err != nil {
 		return nil, nil, fmt.Errorf("writing commit %s: %w", c.Hash, err)
 	}
@@ -297,8 +298,11 @@ func (g *Git) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, igno
 		return nil, nil, err
 	}
 	commit, err := mi.commit(hash)
+	if err != nil && mi.has(hash) {
+		err = errors.Join(err, mi.discard())
+	}
 	if err != nil {
-		return nil, nil, errors.Join(err, mi.discard())
+		return nil, nil, fmt.Errorf("%w: %w", errMirror, err) // the next attempt fetches it again
 	}
 	what := content{tree: commit.TreeHash}
 	if ignore != nil {
@@ -345,35 +349,41 @@ func (g *Git) remember(c content, digest string) {
 
 // detached runs work in a goroutine of its own and waits for it until ctx ends and a moment longer. Work gets to know that
 // by the same context, and closed connections; should a library ignore both, the caller is free all the same (faults.md
-// F24), and what work holds stays held until it returns.
-func detached[T any](ctx context.Context, running *sync.WaitGroup, work func() (T, error)) (T, error) {
+// F24), what work holds stays held until it returns, and drop is given what it then comes to.
+func detached[T any](ctx context.Context, running *sync.WaitGroup, work func() (T, error), drop func(T)) (T, error) {
 	type result struct {
 		value T
 		err   error
 	}
-	done := make(chan result, 1)
+	done, gone := make(chan result), make(chan struct{})
 	running.Go(func() {
 		v, err := work()
-		done <- result{v, err}
-	})
-	select {
-	case r := <-done:
-		if r.err != nil && ctx.Err() != nil {
-			return r.value, ctx.Err() // what cut it off, and not how that felt to a library
+		select {
+		case done <- result{v, err}:
+		case <-gone:
+			if err == nil {
+				drop(v)
+			}
 		}
-		return r.value, r.err
-	case <-ctx.Done():
-	}
-	late := time.NewTimer(grace)
-	defer late.Stop()
+	})
+	var r result
 	select {
-	case r := <-done:
-		if r.err != nil {
+	case r = <-done:
+	case <-ctx.Done():
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case r = <-done:
+		case <-late.C:
+			close(gone)
 			return r.value, ctx.Err()
 		}
-		return r.value, nil
-	case <-late.C:
-		var none T
-		return none, ctx.Err()
 	}
+	if r.err != nil && ctx.Err() != nil {
+		return r.value, ctx.Err() // what cut it off, and not how that felt to a library
+	}
+	return r.value, r.err
 }
+
+// nothing is to be dropped of a commit.
+func nothing(Commit) {}

@@ -307,6 +307,19 @@ func TestF26_DamagedMirrorIsClonedAfresh(t *testing.T) {
 			}
 		},
 	} {
+		t.Run(name+", nothing pushed", func(t *testing.T) {
+			r := newRepo(t)
+			r.commit("c", map[string]string{"n": "1"})
+			g, server := newGit(t, Limits{}), serveHTTP(t, r, nil)
+			remote, ref := Remote{URL: server.url}, Ref{Branch: "main"}
+			pull(t, g, r, remote, ref)
+			mi, err := g.mirrors.get(remote, ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			damage(t, mi.dir)
+			pull(t, g, r, remote, ref)
+		})
 		t.Run(name, func(t *testing.T) {
 			r := newRepo(t)
 			r.commit("c", map[string]string{"big": strings.Repeat("some text\n", 1000), "n": "1"})

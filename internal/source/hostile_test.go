@@ -535,13 +535,17 @@ func TestF24_ALibraryThatNeverReturns(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	stuck := make(chan struct{})
+	dropped := 0
 	var work sync.WaitGroup
-	_, err := detached(ctx, &work, func() (int, error) { <-stuck; return 0, nil })
+	_, err := detached(ctx, &work, func() (int, error) { <-stuck; return 7, nil }, func(v int) { dropped = v })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
 	close(stuck)
 	work.Wait()
+	if dropped != 7 {
+		t.Error("what came too late was not dropped")
+	}
 }
 
 func TestA09_Redirects(t *testing.T) {

@@ -185,7 +185,7 @@ func (l *sshLink) explain(err error) error {
 }
 
 func (l *sshLink) close() {
-	l.stop()
+	defer l.stop() // last: until then the deadline still ends a write to a server that does not read
 	if l.stdin != nil {
 		// An empty request is how a client says that it wants nothing (more).
 		_, _ = l.stdin.Write([]byte("0000"))
