@@ -24,6 +24,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"managed": positive(cmdManaged),
 	"poke":    positive(cmdPoke),
 	"push":    positive(cmdPush),
+	"rewind":  positive(cmdRewind),
 	"timer":   positive(cmdTimer),
 	"await":   positive(cmdAwait),
 	"writes":  positive(cmdWrites),
@@ -38,24 +39,31 @@ func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestS
 	}
 }
 
-// agent start | stop | log: starts or stops the script's agent, which runs when the script begins; log prints what it has
-// logged.
+// agent start [binary | as USER] | stop | log: starts or stops the script's agent, which runs when the script begins: in this
+// process, or bin/cleat for a script that measures, since this process may be slowed by the race detector; with all rights,
+// or with those of a user. Log prints its log.
 func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts)
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: agent start|stop|log")
+	if neg {
+		ts.Fatalf("agent cannot be negated")
 	}
-	switch args[0] {
+	ctx, cancel := bounded()
+	defer cancel()
+	if len(args) == 3 && args[0] == "start" && args[1] == "as" {
+		ts.Check(s.agent.StartAs(ctx, args[2]))
+		return
+	}
+	switch strings.Join(args, " ") {
 	case "start":
-		ctx, cancel := bounded()
-		defer cancel()
 		ts.Check(s.agent.Start(ctx))
+	case "start binary":
+		ts.Check(s.agent.StartChild(ctx, s.cluster.Kubeconfig))
 	case "stop":
 		ts.Check(s.agent.Stop())
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.agent.Log())
 	default:
-		ts.Fatalf("unknown: agent %s", args[0])
+		ts.Fatalf("usage: agent start [binary | as USER] | stop | log")
 	}
 }
 
@@ -133,7 +141,7 @@ func cmdPoke(ts *testscript.TestScript, args []string) {
 }
 
 // push REPO DIR [--force]: makes the files of DIR the content of the repository, commits and pushes, and sets REV to the
-// commit. The first push makes the repository.
+// commit. The first push makes the repository. One named private/NAME asks for a password.
 func cmdPush(ts *testscript.TestScript, args []string) {
 	s := of(ts)
 	force := len(args) == 3 && args[2] == "--force"
@@ -143,7 +151,11 @@ func cmdPush(ts *testscript.TestScript, args []string) {
 	repo := s.repos[args[0]]
 	if repo == nil {
 		var err error
-		repo, err = s.git.Create(args[0])
+		if name, private := strings.CutPrefix(args[0], "private/"); private {
+			repo, err = s.private.Create(name)
+		} else {
+			repo, err = s.git.Create(args[0])
+		}
 		ts.Check(err)
 		s.repos[args[0]] = repo
 	}
@@ -151,6 +163,14 @@ func cmdPush(ts *testscript.TestScript, args []string) {
 	ts.Check(err)
 	ts.Check(repo.Push(force))
 	ts.Setenv("REV", commit)
+}
+
+// rewind REPO: drops the last commit from the work tree's branch, so that the next push replaces it.
+func cmdRewind(ts *testscript.TestScript, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: rewind REPO")
+	}
+	ts.Check(of(ts).repos[args[0]].Rewind())
 }
 
 // timer start | timer max DURATION TEXT: measures from start to now, prints it, and fails when it took longer.

@@ -118,7 +118,7 @@ func TestKilledWhileUpdating(t *testing.T) {
 	for _, when := range []testenv.FailPoint{testenv.BeforeWrite, testenv.AfterWrite} {
 		t.Run(string(when), func(t *testing.T) {
 			t.Parallel()
-			repo := create(t, git, strings.ReplaceAll(string(when), " ", "-"))
+			repo := create(t, git, string(when))
 			v := newVictim(t, cluster)
 			v.run(0, when, commitA, push(t, repo, commitA), func() { v.apply(fmt.Sprintf(killObjects, repo.URL, v.namespace)) })
 			kept := v.uids("kept", "changed")
@@ -133,7 +133,7 @@ func TestKilledWhileUpdating(t *testing.T) {
 				for _, next := range []string{commitB, commitA} {
 					v.run(n, when, next, push(t, repo, next), v.poke)
 					if now := v.uids("kept", "changed"); !maps.Equal(now, kept) {
-						t.Fatalf("killed %s %d: what both commits have was deleted and made again: %v, was %v", when, n, now, kept)
+						t.Fatalf("killed %s write %d: what both commits have was deleted and made again: %v, was %v", when, n, now, kept)
 					}
 					if !v.killed {
 						survived[next] = true
@@ -175,7 +175,7 @@ func (v *victim) run(n int, when testenv.FailPoint, content, commit string, trig
 	v.untilReady(commit, tripped)
 	v.writes, v.killed = v.proxy.Disarm()
 	if v.killed {
-		where := fmt.Sprintf("killed %s %d, %s", when, n, v.writes[n-1])
+		where := fmt.Sprintf("killed %s write %d, %s", when, n, v.writes[n-1])
 		v.checkTracked(where)
 		v.startAgent()
 		v.untilReady(commit, nil)

@@ -22,13 +22,14 @@ import (
 //
 //	NS       its namespace, the one that its agent sees
 //	GIT      the Git server's URL; a repository is $GIT/NAME.git
+//	PRIVATE  the URL of one that asks for the user ada and the password secret
 //	REV      the commit pushed last
 //	ROOT     the folder of this repository
 func TestScripts(t *testing.T) {
 	runScripts(t, "testdata/script", (*testing.T).Parallel)
 }
 
-// TestSerialScripts runs those of testdata/serial, which change what all namespaces share, one after the other.
+// TestSerialScripts runs those of testdata/serial one after the other: they measure, or change what all namespaces share.
 func TestSerialScripts(t *testing.T) {
 	runScripts(t, "testdata/serial", func(*testing.T) {})
 }
@@ -68,6 +69,7 @@ type script struct {
 	namespace string
 	agent     *testenv.Agent
 	git       *gitserver.Server
+	private   *gitserver.Server
 	repos     map[string]*gitserver.Repo
 	kubectl   string
 
@@ -88,6 +90,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	s := &script{
 		cluster: testenv.Shared(t),
 		git:     testenv.Git(t),
+		private: testenv.PrivateGit(t, "ada", "secret"),
 		repos:   map[string]*gitserver.Repo{},
 		kubectl: filepath.Join(root, "bin", "devcluster"),
 	}
@@ -97,6 +100,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	env.Setenv("NS", s.namespace)
 	env.Setenv("ROOT", root)
 	env.Setenv("GIT", strings.TrimSuffix(s.git.URL(""), "/.git"))
+	env.Setenv("PRIVATE", strings.TrimSuffix(s.private.URL(""), "/.git"))
 	env.Setenv("KUBECONFIG", s.cluster.Kubeconfig)
 	if err := s.agent.Start(t.Context()); err != nil {
 		return fmt.Errorf("starting the agent: %w\n%s", err, s.agent.Log())

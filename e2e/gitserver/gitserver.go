@@ -179,6 +179,12 @@ func (r *Repo) Push(force bool) error {
 	return err
 }
 
+// Rewind drops the last commit, so that the next one replaces it when it is pushed by force.
+func (r *Repo) Rewind() error {
+	_, err := run(r.dir, "reset", "--quiet", "--hard", "HEAD~1")
+	return err
+}
+
 // Tag names the present commit and sends the tag to the server.
 func (r *Repo) Tag(name string) error {
 	if _, err := run(r.dir, "tag", "--force", name); err != nil {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/tools/clientcmd"
+
 	"github.com/cleat-dev/cleat/e2e/proc"
 	"github.com/cleat-dev/cleat/internal/agent"
 )
@@ -63,13 +65,32 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	a.cancel, a.ended = cancel, make(chan struct{})
+	args := a.config.Args()
 	go func() {
 		defer close(a.ended)
-		a.code = agent.Run(run, a.config.Args(), append(os.Environ(), a.env...), a.log, a.log)
+		a.code = agent.Run(run, args, append(os.Environ(), a.env...), a.log, a.log)
 	}()
 	ctx, done := context.WithTimeout(ctx, startTimeout)
 	defer done()
 	return a.config.AwaitReady(ctx, a.ended)
+}
+
+// StartAs is Start with the rights of a user, by impersonation.
+func (a *Agent) StartAs(ctx context.Context, user string) error {
+	full := a.config.Kubeconfig
+	config, err := clientcmd.LoadFromFile(full)
+	if err != nil {
+		return err
+	}
+	for _, credentials := range config.AuthInfos {
+		credentials.Impersonate = user
+	}
+	a.config.Kubeconfig = filepath.Join(filepath.Dir(a.config.Storage), "kubeconfig")
+	defer func() { a.config.Kubeconfig = full }()
+	if err := clientcmd.WriteToFile(*config, a.config.Kubeconfig); err != nil {
+		return err
+	}
+	return a.Start(ctx)
 }
 
 // StartChild runs bin/cleat as a child process and returns when it is ready.

@@ -9,7 +9,13 @@ import (
 // Git starts a Git server without a password that ends with the test.
 func Git(t testing.TB) *gitserver.Server {
 	t.Helper()
-	server, err := gitserver.Start(t.TempDir(), "", "")
+	return PrivateGit(t, "", "")
+}
+
+// PrivateGit starts a Git server that asks for a username and a password.
+func PrivateGit(t testing.TB, username, password string) *gitserver.Server {
+	t.Helper()
+	server, err := gitserver.Start(t.TempDir(), username, password)
 	if err != nil {
 		t.Fatal(err)
 	}

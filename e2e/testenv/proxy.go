@@ -20,9 +20,9 @@ type FailPoint string
 
 const (
 	// BeforeWrite: the API server never sees the request.
-	BeforeWrite FailPoint = "before the write"
+	BeforeWrite FailPoint = "before"
 	// AfterWrite: the API server has done it, and the agent never hears so.
-	AfterWrite FailPoint = "after the write"
+	AfterWrite FailPoint = "after"
 )
 
 // Proxy stands between an agent and the API server, counts the agent's writes, and kills the agent at a chosen one.
