@@ -15,8 +15,13 @@ import (
 
 // The kinds that this agent reconciles.
 var (
-	GitRepositoryKind = sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind)
-	KustomizationKind = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
+	GitRepositoryKind    = sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind)
+	OCIRepositoryKind    = sourcev1.GroupVersion.WithKind(sourcev1.OCIRepositoryKind)
+	HelmRepositoryKind   = sourcev1.GroupVersion.WithKind(sourcev1.HelmRepositoryKind)
+	HelmChartKind        = sourcev1.GroupVersion.WithKind(sourcev1.HelmChartKind)
+	BucketKind           = sourcev1.GroupVersion.WithKind(sourcev1.BucketKind)
+	ExternalArtifactKind = sourcev1.GroupVersion.WithKind(sourcev1.ExternalArtifactKind)
+	KustomizationKind    = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
 )
 
 // NewScheme returns a scheme that knows Kubernetes' own kinds, CustomResourceDefinitions and the Flux kinds served here.
