@@ -29,8 +29,8 @@ func (s *Store) Start(ctx context.Context) error {
 	}
 }
 
-// Collect removes superseded tarballs as Flux does: never the newest of an object; of the others those older than the
-// retention time, and the oldest of those above the number of records. Then it removes snapshots that no tarball names and
+// Collect removes superseded artifacts as Flux does: never the newest of an object; of the others those older than the
+// retention time, and the oldest of those above the number of records. Then it removes snapshots that no artifact names and
 // nobody reads.
 func (s *Store) Collect() error {
 	s.mu.Lock()
@@ -40,20 +40,20 @@ func (s *Store) Collect() error {
 	}
 	s.mu.Unlock()
 	var errs []error
-	for dir, names := range byDir {
-		errs = append(errs, s.collectTarballs(dir, names))
+	for _, names := range byDir {
+		errs = append(errs, s.collectArtifacts(names))
 	}
-	return errors.Join(append(errs, s.collectSnapshots())...)
+	return errors.Join(append(errs, s.collectSnapshots(), s.countDirs())...)
 }
 
-type tarball struct {
+type superseded struct {
 	name    string
 	written time.Time
 }
 
-func (s *Store) collectTarballs(dir string, names []string) error {
-	var old []tarball
-	current, _ := s.root.Readlink(path.Join(dir, latestName))
+func (s *Store) collectArtifacts(names []string) error {
+	var old []superseded
+	current, _ := s.root.Readlink(latest(names[0]))
 	for _, name := range names {
 		info, err := s.root.Stat(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -63,10 +63,10 @@ func (s *Store) collectTarballs(dir string, names []string) error {
 			return err
 		}
 		if path.Base(name) != path.Base(current) {
-			old = append(old, tarball{name, info.ModTime()})
+			old = append(old, superseded{name, info.ModTime()})
 		}
 	}
-	slices.SortFunc(old, func(a, b tarball) int {
+	slices.SortFunc(old, func(a, b superseded) int {
 		return cmp.Or(b.written.Compare(a.written), cmp.Compare(a.name, b.name))
 	})
 	if current == "" && len(old) > 0 {
@@ -84,13 +84,13 @@ func (s *Store) collectTarballs(dir string, names []string) error {
 	return nil
 }
 
-// unpublish removes a tarball unless it has become the newest since it was judged.
+// unpublish removes an artifact unless it has become the newest since it was judged.
 func (s *Store) unpublish(name, current string) error {
 	s.names.Lock()
 	defer s.names.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now, _ := s.root.Readlink(path.Join(path.Dir(name), latestName)); now != current {
+	if now, _ := s.root.Readlink(latest(name)); now != current {
 		return nil // the next collection judges again
 	}
 	delete(s.published, name)
@@ -109,8 +109,8 @@ func (s *Store) collectSnapshots() error {
 	}
 	s.mu.Lock()
 	named := map[string]bool{}
-	for _, digest := range s.published {
-		named[digest] = true
+	for _, p := range s.published {
+		named[p.digest] = true
 	}
 	var errs []error
 	for digest, e := range s.snapshots {

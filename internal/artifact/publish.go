@@ -2,7 +2,6 @@ package artifact
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +16,26 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// The names under which Flux serves what it stores. The link to the newest of an object has a fixed name.
 const (
 	tarballSuffix = ".tar.gz"
-	latestName    = "latest" + tarballSuffix
+	chartSuffix   = ".tgz"
+	indexSuffix   = ".yaml"
+	latestTarball = "latest" + tarballSuffix
+	latestIndex   = "index" + indexSuffix
 )
+
+// latest returns the path of the link beside an artifact that points to the newest of its object.
+func latest(name string) string {
+	if path.Ext(name) == indexSuffix {
+		return path.Join(path.Dir(name), latestIndex)
+	}
+	return path.Join(path.Dir(name), latestTarball)
+}
+
+func isArtifact(name string) bool {
+	return strings.HasSuffix(name, tarballSuffix) || strings.HasSuffix(name, chartSuffix) || strings.HasSuffix(name, indexSuffix)
+}
 
 // Object names the Kubernetes object whose artifact is published.
 type Object struct{ Kind, Namespace, Name string }
@@ -30,60 +45,66 @@ func (o Object) dir() string { return path.Join(strings.ToLower(o.Kind), o.Names
 // Publish makes the snapshot the object's artifact: its tarball gets a name (file, such as <sha>.tar.gz) in the object's
 // directory and latest.tar.gz points to it. The snapshot must be pinned. On an error what was published before still is.
 func (s *Store) Publish(o Object, file, revision string, snapshot *Snapshot) (*meta.Artifact, error) {
+	tarball := filepath.Join(s.snapshotDir(snapshot.Digest), tarballName)
+	return s.publish(o, file, revision, tarball, public{snapshot.Digest, snapshot.Size})
+}
+
+// publish gives the bytes of a file below the storage directory a public name, tells the subscribers, and returns the
+// artifact for the status.
+func (s *Store) publish(o Object, file, revision, from string, p public) (*meta.Artifact, error) {
 	name := path.Join(o.dir(), file)
-	if path.Dir(name) != o.dir() || strings.Count(name, "/") != 3 || CheckPath(name) != nil || strings.HasPrefix(file, ".") {
+	if path.Dir(name) != o.dir() || strings.Count(name, "/") != 3 || CheckPath(name) != nil || strings.HasPrefix(file, ".") ||
+		!isArtifact(name) || name == latest(name) {
 		return nil, fmt.Errorf("publishing %s %s/%s: %w: %q", o.Kind, o.Namespace, o.Name, ErrPath, name)
 	}
-	subscribers, err := s.publish(name, snapshot)
+	subscribers, err := s.link(name, from, p)
 	if err != nil {
 		return nil, fmt.Errorf("publishing %s: %w", name, err)
 	}
 	for _, f := range subscribers {
-		f(snapshot.Digest)
+		f(p.digest)
 	}
-	size := snapshot.Size
 	return &meta.Artifact{
-		Digest: snapshot.Digest, Path: name, URL: s.URL(name), Revision: revision,
-		LastUpdateTime: metav1.NewTime(s.now().UTC().Truncate(1e9)), Size: &size,
+		Digest: p.digest, Path: name, URL: s.URL(name), Revision: revision,
+		LastUpdateTime: metav1.NewTime(s.now().UTC().Truncate(1e9)), Size: &p.size,
 	}, nil
 }
 
 // URL returns where Handler serves a path of the storage.
 func (s *Store) URL(name string) string { return "http://" + s.address + "/" + name }
 
-func (s *Store) added(name, digest string) []func(string) {
+func (s *Store) added(name string, p public) []func(string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.published[name] = digest
+	s.published[name] = p
 	return slices.Clone(s.subscribers)
 }
 
-// publish links the snapshot's tarball to its public name, and the public "latest" to that. Both names change by a rename,
-// so a reader finds the old or the new file and never a part of one.
-func (s *Store) publish(name string, snapshot *Snapshot) ([]func(string), error) {
+// link links a file to its public name, and the public "latest" to that. Both names change by a rename, so a reader finds
+// the old or the new file and never a part of one.
+func (s *Store) link(name, from string, p public) ([]func(string), error) {
 	s.names.Lock()
 	defer s.names.Unlock()
 	dir := filepath.Join(s.dir, filepath.FromSlash(path.Dir(name)))
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	tarball := filepath.Join(s.snapshotDir(snapshot.Digest), tarballName)
 	// The age that retention counts is that of the publication, not that of the bytes.
 	now := s.now()
-	if err := os.Chtimes(tarball, now, now); err != nil {
+	if err := os.Chtimes(from, now, now); err != nil {
 		return nil, err
 	}
-	if err := s.replace(filepath.Join(dir, path.Base(name)), func(tmp string) error { return os.Link(tarball, tmp) }); err != nil {
+	if err := s.replace(filepath.Join(dir, path.Base(name)), func(tmp string) error { return os.Link(from, tmp) }); err != nil {
 		return nil, err
 	}
 	point := func(tmp string) error { return os.Symlink(path.Base(name), tmp) }
-	if err := s.replace(filepath.Join(dir, latestName), point); err != nil {
+	if err := s.replace(filepath.Join(dir, path.Base(latest(name))), point); err != nil {
 		return nil, err
 	}
 	if err := syncDir(dir); err != nil {
 		return nil, err
 	}
-	return s.added(name, snapshot.Digest), nil
+	return s.added(name, p), nil
 }
 
 // replace gives a new file or link the name by a rename.
@@ -107,14 +128,15 @@ func (s *Store) Holds(a *meta.Artifact) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.published[a.Path] != a.Digest {
+	p, known := s.published[a.Path]
+	if !known || p.digest != a.Digest {
 		return false
 	}
-	_, err := s.root.Stat(a.Path)
-	return err == nil
+	info, err := s.root.Stat(a.Path)
+	return err == nil && info.Size() == p.size
 }
 
-// Objects lists every object of a kind that has tarballs in the storage, so that those of objects deleted while no agent
+// Objects lists every object of a kind that has artifacts in the storage, so that those of objects deleted while no agent
 // ran can be removed.
 func (s *Store) Objects(kind string) []Object {
 	s.mu.Lock()
@@ -157,7 +179,7 @@ func (s *Store) removeDir(dir string) error {
 	return s.root.RemoveAll(filepath.FromSlash(dir))
 }
 
-// loadPublished finds the tarballs on the volume, ours and Flux's, and computes their digests.
+// loadPublished finds the artifacts on the volume, ours and Flux's, and computes their digests.
 func (s *Store) loadPublished() error {
 	return fs.WalkDir(s.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
@@ -167,27 +189,27 @@ func (s *Store) loadPublished() error {
 			return fs.SkipDir // ours, or lost+found's kind: not a kind of object
 		case d.IsDir() && strings.Count(name, "/") >= 3:
 			return fs.SkipDir // deeper than any artifact
-		case !d.Type().IsRegular() || strings.Count(name, "/") != 3 || !strings.HasSuffix(name, tarballSuffix):
-			return nil // a directory on the way, a link, or a file that is only served, such as an index
+		case !d.Type().IsRegular() || strings.Count(name, "/") != 3 || !isArtifact(name):
+			return nil // a directory on the way, a link, or a file that nobody calls an artifact
 		}
-		digest, err := s.digestOf(name)
+		p, err := digestOf(s.root, name)
 		if errors.Is(err, fs.ErrPermission) {
 			return nil // somebody else's file; it is neither served nor removed
 		}
-		s.published[name] = digest
+		s.published[name] = p
 		return err
 	})
 }
 
-func (s *Store) digestOf(name string) (string, error) {
-	f, err := s.root.Open(name)
+func digestOf(root *os.Root, name string) (public, error) {
+	f, err := root.Open(name)
 	if err != nil {
-		return "", err
+		return public{}, err
 	}
 	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return "", err
+	out := &meter{w: io.Discard, sum: sha256.New()}
+	if _, err := io.Copy(out, f); err != nil {
+		return public{}, err
 	}
-	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+	return public{out.digest(), out.n}, nil
 }

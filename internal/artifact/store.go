@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -54,8 +55,9 @@ type Store struct {
 
 	mu          sync.Mutex
 	snapshots   map[string]*entry   // by digest
-	published   map[string]string   // path below dir → digest
+	published   map[string]public   // by path below dir
 	building    map[string]struct{} // digests being rebuilt from a tarball
+	dirs        map[string]int64    // name given to Dir → bytes in it when they were last counted
 	built       *sync.Cond          // on mu: building has shrunk
 	subscribers []func(digest string)
 }
@@ -66,9 +68,16 @@ type entry struct {
 	pins     int
 }
 
+// public is what is known of a published file.
+type public struct {
+	digest string
+	size   int64
+}
+
 // manifest is manifest.json: what cannot be told from the tree without reading all of it.
 type manifest struct {
-	Size  int64           `json:"size"`
+	Size  int64           `json:"size"`  // of the tarball
+	Bytes int64           `json:"bytes"` // of all files
 	Files map[string]File `json:"files"`
 }
 
@@ -77,7 +86,8 @@ type manifest struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		dir: o.Dir, address: o.Address, limits: o.Limits, ttl: o.RetentionTTL, records: o.RetentionRecords, now: o.Now,
-		snapshots: map[string]*entry{}, published: map[string]string{}, building: map[string]struct{}{},
+		snapshots: map[string]*entry{}, published: map[string]public{}, building: map[string]struct{}{},
+		dirs: map[string]int64{},
 	}
 	s.built = sync.NewCond(&s.mu)
 	if s.limits == (Limits{}) {
@@ -157,14 +167,19 @@ func (s *Store) loadSnapshots() error {
 			}
 			continue
 		}
-		s.snapshots[digest] = &entry{snapshot: &Snapshot{Digest: digest, Size: m.Size, dir: s.treeDir(digest), files: m.Files}}
+		s.snapshots[digest] = &entry{snapshot: &Snapshot{
+			Digest: digest, Size: m.Size, dir: s.treeDir(digest), files: m.Files, bytes: m.Bytes,
+		}}
 	}
 	return nil
 }
 
 // Dir returns a directory below the storage for another package's own durable files, made if need be. Nothing in it is
-// ever touched by the store.
+// ever touched by the store; what it holds is counted in the metrics under its name.
 func (s *Store) Dir(name string) (string, error) {
+	s.mu.Lock()
+	s.dirs[name] += 0
+	s.mu.Unlock()
 	dir := filepath.Join(s.dir, ownDir, name)
 	return dir, os.MkdirAll(dir, 0o700)
 }
@@ -193,8 +208,8 @@ func (s *Store) Subscribe(f func(digest string)) {
 }
 
 // Acquire returns the snapshot of a digest and a function that must be called when it is no longer read; until then nothing
-// removes it. A snapshot whose directory is gone is built again from a published tarball of that digest. The error is
-// ErrNotFound when there is none.
+// removes it. A snapshot that has no directory is made from a published tarball of that digest. The error is ErrNotFound when
+// there is none, and another one when what was published cannot be unpacked: to fetch it again would not help.
 func (s *Store) Acquire(digest string) (*Snapshot, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,10 +234,13 @@ func (s *Store) Acquire(digest string) (*Snapshot, func(), error) {
 		s.mu.Lock()
 		delete(s.building, digest)
 		s.built.Broadcast()
-		if err != nil {
-			// A tarball that cannot be unpacked is as good as none: the source writes it anew.
+		if errors.Is(err, errDamaged) {
+			// A file that is no longer what was published is as good as none: the source writes it anew.
 			delete(s.published, name)
 			return nil, nil, fmt.Errorf("digest %q: %w: %w", digest, ErrNotFound, err)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("digest %q: %w", digest, err)
 		}
 		e := w.pinned
 		w.pinned = nil // the pin of the writer becomes the caller's
@@ -233,8 +251,8 @@ func (s *Store) Acquire(digest string) (*Snapshot, func(), error) {
 
 // tarballOf returns the path of a published tarball of the digest, or "". The caller holds s.mu.
 func (s *Store) tarballOf(digest string) string {
-	for name, d := range s.published {
-		if d == digest {
+	for name, p := range s.published {
+		if p.digest == digest && path.Ext(name) != indexSuffix {
 			return name
 		}
 	}
@@ -293,6 +311,7 @@ type Snapshot struct {
 	dir   string
 	root  *os.Root
 	files map[string]File
+	bytes int64 // of all files
 }
 
 // Dir returns the directory of the files. Nobody may write to it: it is shared by all readers of the digest.

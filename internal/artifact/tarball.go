@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -73,7 +72,11 @@ func isSparse(header *tar.Header) bool {
 	return false
 }
 
-// rebuild makes the snapshot of a tarball that is in the store, for instance one that Flux left on the volume.
+// errDamaged: a published file is gone, or no longer has the bytes that it was published with.
+var errDamaged = errors.New("the artifact is damaged")
+
+// rebuild makes the snapshot of a tarball that is in the store: one that was published as it came, or that Flux left on
+// the volume.
 func (s *Store) rebuild(digest, name string) (*Writer, error) {
 	w, err := s.NewWriter()
 	if err != nil {
@@ -89,7 +92,7 @@ func (s *Store) rebuild(digest, name string) (*Writer, error) {
 func (w *Writer) rebuildFrom(digest, name string) error {
 	source, err := w.store.root.Open(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	defer source.Close()
 	copied, err := os.OpenFile(filepath.Join(w.dir, tarballName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
@@ -102,8 +105,8 @@ func (w *Writer) rebuildFrom(digest, name string) error {
 	if _, err := io.Copy(out, source); err != nil {
 		return err
 	}
-	if got := "sha256:" + hex.EncodeToString(out.sum.Sum(nil)); got != digest {
-		return fmt.Errorf("digest is %s, not %s", got, digest)
+	if got := out.digest(); got != digest {
+		return fmt.Errorf("%w: its digest is %s", errDamaged, got)
 	}
 	if err := copied.Sync(); err != nil {
 		return err

@@ -166,14 +166,14 @@ func (w *Writer) Commit() (*Snapshot, error) {
 
 // install gives the staged tree and tarball their place under the digest, unless it is taken.
 func (w *Writer) install(digest string, size int64) (*Snapshot, error) {
-	manifest, err := json.Marshal(manifest{Size: size, Files: w.files})
+	manifest, err := json.Marshal(manifest{Size: size, Bytes: w.bytes, Files: w.files})
 	if err != nil {
 		return nil, err
 	}
 	if err := writeSynced(filepath.Join(w.dir, manifestName), manifest); err != nil {
 		return nil, fmt.Errorf("writing a manifest: %w", err)
 	}
-	e, err := w.store.adopt(w.dir, &Snapshot{Digest: digest, Size: size, files: w.files})
+	e, err := w.store.adopt(w.dir, &Snapshot{Digest: digest, Size: size, files: w.files, bytes: w.bytes})
 	if err != nil {
 		return nil, fmt.Errorf("storing a snapshot: %w", err)
 	}
@@ -221,7 +221,7 @@ func (w *Writer) writeTarball(name string) (digest string, size int64, err error
 	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
 		return "", 0, err
 	}
-	return "sha256:" + hex.EncodeToString(out.sum.Sum(nil)), out.n, f.Sync()
+	return out.digest(), out.n, f.Sync()
 }
 
 func (w *Writer) writeEntry(tw *tar.Writer, name string) error {
@@ -261,6 +261,8 @@ func (m *meter) Write(p []byte) (int, error) {
 	m.n += int64(n)
 	return n, err
 }
+
+func (m *meter) digest() string { return "sha256:" + hex.EncodeToString(m.sum.Sum(nil)) }
 
 func writeSynced(name string, data []byte) (err error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
