@@ -13,27 +13,28 @@ import (
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/git"
 )
 
 // setupSources starts what fetches sources.
 func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, flags Flags, log *slog.Logger) error {
-	git, err := source.NewGit(store, source.Limits{})
+	fetcher, err := git.NewFetcher(store, source.Network{}, git.Limits{})
 	if err != nil {
 		return err
 	}
-	for _, housekeeping := range []manager.Runnable{store, git} {
+	for _, housekeeping := range []manager.Runnable{store, fetcher} {
 		if err := mgr.Add(housekeeping); err != nil {
 			return fmt.Errorf("adding housekeeping: %w", err)
 		}
 	}
 	log = log.With("controllerKind", api.GitRepositoryKind.Kind, "controller", "gitrepository")
-	do := source.NewGitRepositories(source.Options{
-		Store: store, Git: git, Secrets: edge.Client, Edge: edge, Log: log,
+	do := git.NewRepositories(git.Options{
+		Store: store, Fetcher: fetcher, Secrets: edge.Client, Edge: edge, Log: log,
 		Recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
 	})
 	return ctrl.NewControllerManagedBy(mgr).Named("gitrepository").
 		WithOptions(controller.Options{MaxConcurrentReconciles: flags.Concurrent}).
 		For(api.Undecoded(api.GitRepositoryKind), builder.WithPredicates(reconcile.Asked())).
-		WatchesRawSource(source.StoredGitRepositories(store)).
+		WatchesRawSource(source.Stored(store, api.GitRepositoryKind.Kind)).
 		Complete(do)
 }

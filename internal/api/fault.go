@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Retry says what makes it worth trying again after a Fault.
@@ -26,6 +27,8 @@ type Fault struct {
 	Reason string
 	// Retry says what is waited for.
 	Retry Retry
+	// After is the least delay of RetryBackoff, where what failed has said how long it wants to be left alone.
+	After time.Duration
 	// Err says what went wrong, where, and what to do. Its text is the same for the same failure: no times, no
 	// durations, no secrets.
 	Err error

@@ -44,7 +44,7 @@ func (r *requeuer) after(req ctrl.Request, end Outcome, interval, retryInterval 
 	}
 	switch end.Fault.Retry {
 	case api.RetryBackoff:
-		return r.backoff.When(req)
+		return max(r.backoff.When(req), end.Fault.After)
 	case api.RetryInterval:
 		return retryInterval
 	case api.RetryWoken:

@@ -1,7 +1,4 @@
-// Package source fetches what sources name and stores it as artifacts: GitRepository, over http, https and ssh.
-//
-// A repository is kept as a bare mirror per (URL, credentials, ref) and brought up to date by asking the server for the one
-// commit that the ref names now; what of it the mirror has already is not sent again. The wire protocol is spoken here, on
-// connections that are ours, so that every byte that a server sends is counted, every wait has an end, and credentials go
-// to one host only; go-git reads and writes packs and objects.
+// Package source holds what all kinds of sources share, whatever protocol they speak: credentials and TLS from Secrets, the
+// way out to the network with its limits, the rules for redirects and addresses, ignore patterns, and the report of an
+// artifact in status and events in Flux's words. Each protocol has a package below this one.
 package source

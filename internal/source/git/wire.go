@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"bufio"
@@ -11,6 +11,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // errProtocol: the server does not speak Git's protocol as it is written down (gitprotocol-pack(5)).
@@ -70,7 +72,7 @@ func readAdvertisement(r io.Reader, keep func(name string) bool) (*advertisement
 func (a *advertisement) add(line string, keep func(string) bool) error {
 	hex, name, ok := strings.Cut(line, " ")
 	if !ok || !plumbing.IsHash(hex) {
-		return fmt.Errorf("%w: %q is no line of a list of refs", errProtocol, oneLine(line))
+		return fmt.Errorf("%w: %q is no line of a list of refs", errProtocol, source.OneLine(line))
 	}
 	if name == "capabilities^{}" {
 		return nil // stands in for a ref in the list of an empty repository
@@ -173,7 +175,7 @@ func skipShallow(s *pktline.Scanner) error {
 		case bytes.HasPrefix(line, []byte("shallow ")), bytes.HasPrefix(line, []byte("unshallow ")):
 			continue
 		default:
-			return fmt.Errorf("%w: %q among shallow commits", errProtocol, oneLine(string(line)))
+			return fmt.Errorf("%w: %q among shallow commits", errProtocol, source.OneLine(string(line)))
 		}
 	}
 	return scanError(s)
@@ -191,7 +193,7 @@ func skipAcknowledgements(s *pktline.Scanner) error {
 		case len(words) == 3 && words[0] == "ACK":
 			continue
 		default:
-			return fmt.Errorf("%w: %q instead of an acknowledgement", errProtocol, oneLine(string(s.Bytes())))
+			return fmt.Errorf("%w: %q instead of an acknowledgement", errProtocol, source.OneLine(string(s.Bytes())))
 		}
 	}
 	return scanError(s)

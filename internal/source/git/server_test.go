@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"bytes"
@@ -26,6 +26,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // repo is a repository that the test commits to and that a server serves. All its dates are the same.
@@ -252,6 +253,9 @@ func serveSSHConn(conn net.Conn, config *ssh.ServerConfig, dir string) {
 	}
 }
 
+// shown makes credentials of those for HTTP.
+func shown(c source.Credentials) Credentials { return Credentials{Credentials: c} }
+
 // newKey returns an Ed25519 key and its PEM.
 func newKey(t testing.TB) (ssh.Signer, string) {
 	t.Helper()
@@ -284,9 +288,9 @@ func newStore(t testing.TB) *artifact.Store {
 	return s
 }
 
-func newGit(t testing.TB, limits Limits) *Git {
+func newGit(t testing.TB, limits Limits) *Fetcher {
 	t.Helper()
-	g, err := NewGit(newStore(t), limits)
+	g, err := NewFetcher(newStore(t), source.Network{}, limits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +298,7 @@ func newGit(t testing.TB, limits Limits) *Git {
 }
 
 // pull fetches and writes a snapshot, and checks it against the repository.
-func pull(t testing.TB, g *Git, r *repo, remote Remote, ref Ref) Commit {
+func pull(t testing.TB, g *Fetcher, r *repo, remote Remote, ref Ref) Commit {
 	t.Helper()
 	c, err := g.Fetch(context.Background(), remote, ref, "")
 	if err != nil {

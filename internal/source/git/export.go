@@ -1,34 +1,27 @@
-package source
+package git
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
 	"slices"
 	"strings"
 
-	"github.com/fluxcd/pkg/sourceignore"
-	"github.com/fluxcd/pkg/sourceignore/gitignore"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/source"
 )
-
-// errIgnore: the ignore patterns cannot be used.
-var errIgnore = errors.New("invalid ignore patterns")
 
 const (
 	// maxEntries and maxDepth bound the walk over a tree, whose objects may name each other so that a kilobyte unfolds to
 	// more files than there are atoms.
 	maxEntries = 1 << 18
 	maxDepth   = 256
-	// maxIgnoreBytes is the size up to which a .sourceignore is read.
-	maxIgnoreBytes = 1 << 20
 )
 
 // entry is one name in a commit's tree.
@@ -58,7 +51,7 @@ func export(ctx context.Context, s storer.EncodedObjectStorer, tree plumbing.Has
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if e.mode == filemode.Symlink || ignored.Match(e.path, e.isDir()) {
+		if e.mode == filemode.Symlink || ignored.Ignores(e.path, e.isDir()) {
 			continue
 		}
 		if err := walk.add(e, w); err != nil {
@@ -79,7 +72,7 @@ func (w *walk) tree(ctx context.Context, hash plumbing.Hash, at []string) error 
 		return err
 	}
 	if len(at) > maxDepth {
-		return fmt.Errorf("%w: directories are nested more than %d deep", ErrLimit, maxDepth)
+		return fmt.Errorf("%w: directories are nested more than %d deep", source.ErrLimit, maxDepth)
 	}
 	tree, err := object.GetTree(w.storage, hash)
 	if err != nil {
@@ -87,7 +80,7 @@ func (w *walk) tree(ctx context.Context, hash plumbing.Hash, at []string) error 
 	}
 	for _, e := range tree.Entries {
 		if len(w.entries) >= maxEntries {
-			return fmt.Errorf("%w: the repository has more than %d files and directories", ErrLimit, maxEntries)
+			return fmt.Errorf("%w: the repository has more than %d files and directories", source.ErrLimit, maxEntries)
 		}
 		child := entry{path: append(slices.Clone(at), e.Name), mode: e.Mode, hash: e.Hash}
 		w.entries = append(w.entries, child)
@@ -100,38 +93,28 @@ func (w *walk) tree(ctx context.Context, hash plumbing.Hash, at []string) error 
 	return nil
 }
 
-// matcher puts the patterns in Flux's order, the last that matches wins: VCS files, then what .sourceignore files say, each
-// within its directory, then spec.ignore. Only where there is none of either do the defaults for images, archives and CI
-// count.
-func (w *walk) matcher(ignore *string) (gitignore.Matcher, error) {
-	var patterns []gitignore.Pattern
+// matcher reads the ignore files of the tree.
+func (w *walk) matcher(spec *string) (*source.Matcher, error) {
+	var ignore source.Ignore
 	for _, e := range w.ignoreFiles() {
 		text, err := w.text(e)
 		if err != nil {
 			return nil, err
 		}
-		patterns = append(patterns, sourceignore.ReadPatterns(strings.NewReader(text), e.path[:len(e.path)-1])...)
+		if err := ignore.Add(strings.Join(e.path[:len(e.path)-1], "/"), text); err != nil {
+			return nil, err
+		}
 	}
-	if ignore != nil {
-		patterns = append(patterns, sourceignore.ReadPatterns(strings.NewReader(*ignore), nil)...)
-	}
-	if len(patterns) == 0 {
-		return sourceignore.NewDefaultMatcher(nil, nil), nil
-	}
-	return sourceignore.NewMatcher(append(sourceignore.VCSPatterns(nil), patterns...)), nil
+	return ignore.Matcher(spec), nil
 }
 
-// ignoreFiles returns the .sourceignore files, a directory's own before those further down.
 func (w *walk) ignoreFiles() []entry {
 	var files []entry
 	for _, e := range w.entries {
-		if e.path[len(e.path)-1] == sourceignore.IgnoreFile && e.mode.IsFile() && e.mode != filemode.Symlink {
+		if e.path[len(e.path)-1] == source.IgnoreFile && e.mode.IsFile() && e.mode != filemode.Symlink {
 			files = append(files, e)
 		}
 	}
-	slices.SortStableFunc(files, func(a, b entry) int {
-		return slices.Compare(a.path[:len(a.path)-1], b.path[:len(b.path)-1])
-	})
 	return files
 }
 
@@ -141,12 +124,9 @@ func (w *walk) text(e entry) (string, error) {
 		return "", err
 	}
 	defer r.Close()
-	text, err := io.ReadAll(io.LimitReader(r, maxIgnoreBytes+1))
+	text, err := io.ReadAll(io.LimitReader(r, source.MaxIgnoreBytes+1)) // one more, so that Add sees that it is too large
 	if err != nil {
 		return "", fmt.Errorf("reading %s: %w", path.Join(e.path...), err)
-	}
-	if len(text) > maxIgnoreBytes {
-		return "", fmt.Errorf("%w: %s is larger than %d bytes", errIgnore, path.Join(e.path...), maxIgnoreBytes)
 	}
 	return string(text), nil
 }

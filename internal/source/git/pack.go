@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/storer"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // Limits bound what a server can make the agent receive, hold and write.
@@ -47,7 +49,7 @@ func (l Limits) checkPack(ctx context.Context, f *os.File) error {
 		return err
 	}
 	if int64(count) > int64(l.Objects) {
-		return fmt.Errorf("%w: a pack of more than %d objects", ErrLimit, l.Objects)
+		return fmt.Errorf("%w: a pack of more than %d objects", source.ErrLimit, l.Objects)
 	}
 	var total int64
 	for range count {
@@ -59,10 +61,10 @@ func (l Limits) checkPack(ctx context.Context, f *os.File) error {
 			return err
 		}
 		if size < 0 || size > l.ObjectBytes {
-			return fmt.Errorf("%w: an object in the repository is larger than %d bytes", ErrLimit, l.ObjectBytes)
+			return fmt.Errorf("%w: an object in the repository is larger than %d bytes", source.ErrLimit, l.ObjectBytes)
 		}
 		if total += size; total > l.TotalBytes {
-			return fmt.Errorf("%w: the objects of a pack add up to more than %d bytes", ErrLimit, l.TotalBytes)
+			return fmt.Errorf("%w: the objects of a pack add up to more than %d bytes", source.ErrLimit, l.TotalBytes)
 		}
 	}
 	if _, err := s.Checksum(); err != nil {
@@ -128,7 +130,7 @@ func unpack(s *mirrorStorage, f *os.File, leaning bool) error {
 func damaged(err error) bool {
 	switch {
 	case err == nil, errors.Is(err, errNetwork), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
-		errors.Is(err, ErrLimit), errors.Is(err, os.ErrPermission), isFull(err):
+		errors.Is(err, source.ErrLimit), errors.Is(err, os.ErrPermission), isFull(err):
 		return false
 	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, errMirror), errors.Is(err, packfile.ErrMalformedPackFile):
 		return true

@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"context"
@@ -15,16 +15,15 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
-// grace is how long a call that was cut off may take to say so itself before its caller goes on without it.
-const grace = time.Second
-
-// Git fetches commits into mirrors and writes them out as snapshots. Its methods may be called concurrently; those that
+// Fetcher fetches commits into mirrors and writes them out as snapshots. Its methods may be called concurrently; those that
 // concern the same mirror take turns, and those that come while a list of refs is waited for share the next one.
-type Git struct {
+type Fetcher struct {
 	store   *artifact.Store
 	mirrors *mirrors
+	network source.Network
 	limits  Limits
 
 	mu      sync.Mutex
@@ -41,8 +40,8 @@ type content struct {
 // maxDigests bounds what is remembered of snapshots; forgetting one costs writing it again to learn its digest.
 const maxDigests = 4096
 
-// NewGit keeps its mirrors in the store's directory. The zero Limits mean DefaultLimits.
-func NewGit(store *artifact.Store, limits Limits) (*Git, error) {
+// NewFetcher keeps its mirrors in the store's directory. The zero Limits mean DefaultLimits.
+func NewFetcher(store *artifact.Store, network source.Network, limits Limits) (*Fetcher, error) {
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
@@ -54,12 +53,12 @@ func NewGit(store *artifact.Store, limits Limits) (*Git, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the mirrors in %s: %w", dir, err)
 	}
-	return &Git{store: store, mirrors: m, limits: limits, digests: map[content]string{}}, nil
+	return &Fetcher{store: store, network: network, mirrors: m, limits: limits, digests: map[content]string{}}, nil
 }
 
 // Start removes mirrors that nobody uses any more, until the context ends; then it waits for fetches that were cut off. Its
 // error, if any, is that of the last removal; those before are retried by the next.
-func (g *Git) Start(ctx context.Context) error {
+func (g *Fetcher) Start(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	var err error
@@ -85,7 +84,7 @@ type Commit struct {
 
 // Fetch asks the server what the ref names and, unless that is the current revision, brings the commit into the mirror.
 // It returns when ctx ends, whatever the server does; it never returns a commit that is not in the mirror in full.
-func (g *Git) Fetch(ctx context.Context, remote Remote, ref Ref, current string) (Commit, error) {
+func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, current string) (Commit, error) {
 	if err := ref.check(); err != nil {
 		return Commit{}, err
 	}
@@ -98,7 +97,7 @@ func (g *Git) Fetch(ctx context.Context, remote Remote, ref Ref, current string)
 		return Commit{}, err
 	}
 	asked := time.Now()
-	c, err := detached(ctx, &g.mirrors.work, func() (Commit, error) {
+	c, err := source.Detached(ctx, &g.mirrors.work, func() (Commit, error) {
 		if err := mi.take(ctx); err != nil {
 			return Commit{}, err
 		}
@@ -112,7 +111,7 @@ func (g *Git) Fetch(ctx context.Context, remote Remote, ref Ref, current string)
 }
 
 // fetch has the mirror to itself.
-func (g *Git) fetch(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string, asked time.Time) (Commit, error) {
+func (g *Fetcher) fetch(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string, asked time.Time) (Commit, error) {
 	if err := mi.open(time.Now()); err != nil {
 		if !damaged(err) {
 			return Commit{}, err
@@ -153,9 +152,9 @@ func (mi *mirror) describe(t target) (Commit, error) {
 }
 
 // update asks the server for its refs and then, in the same conversation, for what is missing.
-func (g *Git) update(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string) (Commit, error) {
+func (g *Fetcher) update(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string) (Commit, error) {
 	began := time.Now()
-	l, _, err := connect(ctx, remote)
+	l, _, err := connect(ctx, g.network, remote)
 	if err != nil {
 		return Commit{}, network(err)
 	}
@@ -177,16 +176,16 @@ func (g *Git) update(ctx context.Context, mi *mirror, remote Remote, ref Ref, cu
 	return mi.describe(t)
 }
 
-func (g *Git) list(ctx context.Context, l link, ref Ref) (*advertisement, error) {
+func (g *Fetcher) list(ctx context.Context, l link, ref Ref) (*advertisement, error) {
 	r, err := l.advertise(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return readAdvertisement(&capped{r, g.limits.RefBytes, "refs"}, ref.keep)
+	return readAdvertisement(&source.Capped{R: r, N: g.limits.RefBytes, What: "refs"}, ref.keep)
 }
 
 // download brings the target into the mirror.
-func (g *Git) download(ctx context.Context, mi *mirror, l link, a *advertisement, t target) error {
+func (g *Fetcher) download(ctx context.Context, mi *mirror, l link, a *advertisement, t target) error {
 	if len(mi.commits) >= maxCommits {
 		if err := errors.Join(mi.discard(), mi.open(time.Now())); err != nil {
 			return err
@@ -225,7 +224,7 @@ func (g *Git) download(ctx context.Context, mi *mirror, l link, a *advertisement
 }
 
 // receive sends the request and writes the pack to f.
-func (g *Git) receive(ctx context.Context, l link, req packRequest, a *advertisement, f *os.File) error {
+func (g *Fetcher) receive(ctx context.Context, l link, req packRequest, a *advertisement, f *os.File) error {
 	body, err := req.encode(a.caps)
 	if err != nil {
 		return err
@@ -234,7 +233,7 @@ func (g *Git) receive(ctx context.Context, l link, req packRequest, a *advertise
 	if err != nil {
 		return network(l.explain(err))
 	}
-	pack, err := req.readAnswer(&capped{r, g.limits.PackBytes, "data"}, a.caps)
+	pack, err := req.readAnswer(&source.Capped{R: r, N: g.limits.PackBytes, What: "data"}, a.caps)
 	if err == nil {
 		err = receivePack(f, pack)
 	}
@@ -255,7 +254,7 @@ func (g *Git) receive(ctx context.Context, l link, req packRequest, a *advertise
 func refused(err error) bool {
 	var lost net.Error
 	return !errors.As(err, &lost) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) &&
-		!errors.Is(err, ErrLimit) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+		!errors.Is(err, source.ErrLimit) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // errNetwork marks what a mirror cannot be the cause of.
@@ -270,7 +269,7 @@ func network(err error) error { return networkError{err} }
 
 // Snapshot writes the tree of a fetched commit to the store, without what the ignore patterns leave out. The returned
 // function must be called when the snapshot has been published. A nil ignore means that the spec has none.
-func (g *Git) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, ignore *string) (*artifact.Snapshot, func(), error) {
+func (g *Fetcher) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, ignore *string) (*artifact.Snapshot, func(), error) {
 	mi, err := g.mirrors.get(remote, ref)
 	if err != nil {
 		return nil, nil, err
@@ -279,7 +278,7 @@ func (g *Git) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, ig
 		snapshot *artifact.Snapshot
 		release  func()
 	}
-	h, err := detached(ctx, &g.mirrors.work, func() (held, error) {
+	h, err := source.Detached(ctx, &g.mirrors.work, func() (held, error) {
 		if err := mi.take(ctx); err != nil {
 			return held{}, err
 		}
@@ -293,7 +292,7 @@ func (g *Git) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, ig
 	return h.snapshot, h.release, nil
 }
 
-func (g *Git) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, ignore *string) (*artifact.Snapshot, func(), error) {
+func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, ignore *string) (*artifact.Snapshot, func(), error) {
 	if err := mi.open(time.Now()); err != nil {
 		return nil, nil, err
 	}
@@ -332,57 +331,19 @@ func (g *Git) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, igno
 	return s, w.Close, nil
 }
 
-func (g *Git) digest(c content) string {
+func (g *Fetcher) digest(c content) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.digests[c]
 }
 
-func (g *Git) remember(c content, digest string) {
+func (g *Fetcher) remember(c content, digest string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.digests) >= maxDigests {
 		clear(g.digests)
 	}
 	g.digests[c] = digest
-}
-
-// detached runs work in a goroutine of its own and waits for it until ctx ends and a moment longer. Work gets to know that
-// by the same context, and closed connections; should a library ignore both, the caller is free all the same (faults.md
-// F24), what work holds stays held until it returns, and drop is given what it then comes to.
-func detached[T any](ctx context.Context, running *sync.WaitGroup, work func() (T, error), drop func(T)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done, gone := make(chan result), make(chan struct{})
-	running.Go(func() {
-		v, err := work()
-		select {
-		case done <- result{v, err}:
-		case <-gone:
-			if err == nil {
-				drop(v)
-			}
-		}
-	})
-	var r result
-	select {
-	case r = <-done:
-	case <-ctx.Done():
-		late := time.NewTimer(grace)
-		defer late.Stop()
-		select {
-		case r = <-done:
-		case <-late.C:
-			close(gone)
-			return r.value, ctx.Err()
-		}
-	}
-	if r.err != nil && ctx.Err() != nil {
-		return r.value, ctx.Err() // what cut it off, and not how that felt to a library
-	}
-	return r.value, r.err
 }
 
 // nothing is to be dropped of a commit.

@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"bufio"
@@ -28,6 +28,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 func TestA06_RefNamesThatAreRefused(t *testing.T) {
@@ -56,7 +57,7 @@ func TestA06_URLsThatAreRefused(t *testing.T) {
 		"", "file:///etc", "ext::sh -c x", "git://example.com/x", "ftp://example.com/x", "https://", "https:///x", "https://example.com",
 		"https://example.com/", "ssh://-oProxyCommand=x/y", "-oProxyCommand=x", "https://example.com/a%00b", "ssh://git@example.com/a%0ab",
 	} {
-		if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, Ref{}, ""); !errors.Is(err, ErrURL) {
+		if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, Ref{}, ""); !errors.Is(err, source.ErrURL) {
 			t.Errorf("%q: %v", url, err)
 		}
 	}
@@ -207,7 +208,7 @@ func TestA07_TreeBomb(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := g.Snapshot(context.Background(), remote, ref, c, nil); !errors.Is(err, ErrLimit) && !errors.Is(err, artifact.ErrLimit) {
+	if _, _, err := g.Snapshot(context.Background(), remote, ref, c, nil); !errors.Is(err, source.ErrLimit) && !errors.Is(err, artifact.ErrLimit) {
 		t.Errorf("%v", err)
 	}
 }
@@ -242,7 +243,7 @@ func oneBranch(w io.Writer) {
 func fetchHostile(t *testing.T, url string, limits Limits) error {
 	t.Helper()
 	store := newStore(t)
-	g, err := NewGit(store, limits)
+	g, err := NewFetcher(store, source.Network{}, limits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,17 +283,17 @@ func TestA08_EndlessAnswers(t *testing.T) {
 		refs, pack func(io.Writer)
 		want       error
 	}{
-		"refs":         {endless(ref), nil, ErrLimit},
+		"refs":         {endless(ref), nil, source.ErrLimit},
 		"garbage refs": {endless("x"), nil, errProtocol},
 		"no pkt-lines": {func(w io.Writer) { _, _ = io.WriteString(w, strings.Repeat("zzzz", 1000)) }, nil, errProtocol},
 		"refs cut off": {func(w io.Writer) { _ = pktline.NewEncoder(w).EncodeString(ref) }, nil, io.EOF},
-		"shallow":      {oneBranch, endless("shallow " + strings.Repeat("1", 40)), ErrLimit},
+		"shallow":      {oneBranch, endless("shallow " + strings.Repeat("1", 40)), source.ErrLimit},
 		"acknowledgements": {oneBranch, func(w io.Writer) {
 			_ = pktline.NewEncoder(w).Flush()
 			endless("ACK " + strings.Repeat("1", 40) + " common\n")(w)
-		}, ErrLimit},
-		"progress":      {oneBranch, answer(endless("\x02still counting\n")), ErrLimit},
-		"pack":          {oneBranch, answer(endless("\x01" + strings.Repeat("PACK", 1000))), ErrLimit},
+		}, source.ErrLimit},
+		"progress":      {oneBranch, answer(endless("\x02still counting\n")), source.ErrLimit},
+		"pack":          {oneBranch, answer(endless("\x01" + strings.Repeat("PACK", 1000))), source.ErrLimit},
 		"an error":      {oneBranch, answer(func(w io.Writer) { _ = pktline.NewEncoder(w).EncodeString("\x03no such thing\n") }), nil},
 		"not a pack":    {oneBranch, answer(band([]byte("this is not a pack"))), nil},
 		"an empty pack": {oneBranch, answer(band(nil)), nil},
@@ -367,11 +368,11 @@ func TestA08_HostilePacks(t *testing.T) {
 		pack []byte
 		want error
 	}{
-		"four billion objects":     {packOf(1<<32 - 1), ErrLimit},
-		"an object of 8 MiB":       {packOf(1, packed(3, uint64(len(bomb)), nil, bomb)), ErrLimit},
+		"four billion objects":     {packOf(1<<32 - 1), source.ErrLimit},
+		"an object of 8 MiB":       {packOf(1, packed(3, uint64(len(bomb)), nil, bomb)), source.ErrLimit},
 		"a size that is a lie":     {packOf(1, packed(3, 10, nil, bomb)), nil},
-		"many that add up":         {packOf(9, repeat(9, packed(3, 600_000, nil, bomb[:600_000]))...), ErrLimit},
-		"a delta to 10 GiB":        {packOf(2, packed(3, uint64(len(base)), nil, base), packed(7, uint64(len(delta)), baseHash[:], delta)), ErrLimit},
+		"many that add up":         {packOf(9, repeat(9, packed(3, 600_000, nil, bomb[:600_000]))...), source.ErrLimit},
+		"a delta to 10 GiB":        {packOf(2, packed(3, uint64(len(base)), nil, base), packed(7, uint64(len(delta)), baseHash[:], delta)), source.ErrLimit},
 		"a base that is nowhere":   {packOf(1, packed(7, 3, bytes.Repeat([]byte{9}, 20), []byte{1, 1, 0})), nil},
 		"another commit than said": {packOf(1, packed(3, 1, nil, []byte("x"))), nil},
 		"a wrong checksum":         {append(packOf(1, packed(3, 1, nil, []byte("x")))[:30], make([]byte, 20)...), nil},
@@ -413,7 +414,7 @@ func TestA08_AMillionRefs(t *testing.T) {
 	err := fetchHostile(t, url, Limits{})
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if err == nil || !strings.Contains(err.Error(), `no branch "main"`) && !errors.Is(err, ErrLimit) {
+	if err == nil || !strings.Contains(err.Error(), `no branch "main"`) && !errors.Is(err, source.ErrLimit) {
 		t.Errorf("error is %v", err)
 	}
 	if after.HeapAlloc > before.HeapAlloc+(32<<20) {
@@ -537,7 +538,7 @@ func TestF24_ALibraryThatNeverReturns(t *testing.T) {
 	stuck := make(chan struct{})
 	dropped := 0
 	var work sync.WaitGroup
-	_, err := detached(ctx, &work, func() (int, error) { <-stuck; return 7, nil }, func(v int) { dropped = v })
+	_, err := source.Detached(ctx, &work, func() (int, error) { <-stuck; return 7, nil }, func(v int) { dropped = v })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
@@ -570,16 +571,16 @@ func TestA09_Redirects(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s.URL + "/old.git"
 	}
-	creds := Credentials{Username: "me", Password: "s3cret"}
+	creds := shown(source.Credentials{Username: "me", Password: "s3cret"})
 	ctx, ref := context.Background(), Ref{Branch: "main"}
 
 	pull(t, newGit(t, Limits{}), r, Remote{URL: redirect(target.url)}, ref) // without credentials there is nothing to lose
 
 	for name, remote := range map[string]Remote{
-		"basic":       {redirect(spy.URL), creds},
-		"bearer":      {redirect(spy.URL), Credentials{BearerToken: "s3cret"}},
+		"basic":       {URL: redirect(spy.URL), Credentials: creds},
+		"bearer":      {URL: redirect(spy.URL), Credentials: shown(source.Credentials{BearerToken: "s3cret"})},
 		"in the URL":  {URL: strings.Replace(redirect(spy.URL), "http://", "http://me:s3cret@", 1)},
-		"in redirect": {redirect(strings.Replace(spy.URL, "http://", "http://me:s3cret@", 1)), creds},
+		"in redirect": {URL: redirect(strings.Replace(spy.URL, "http://", "http://me:s3cret@", 1)), Credentials: creds},
 	} {
 		_, err := newGit(t, Limits{}).Fetch(ctx, remote, ref, "")
 		if err == nil || strings.Contains(err.Error(), "s3cret") {
@@ -594,12 +595,12 @@ func TestA09_Redirects(t *testing.T) {
 		http.Redirect(w, req, target.url+strings.TrimPrefix(req.URL.RequestURI(), "/x"), http.StatusFound)
 	}))
 	t.Cleanup(down.Close)
-	_, err := newGit(t, Limits{}).Fetch(ctx, Remote{down.URL + "/x", Credentials{CA: certificateOf(down)}}, ref, "")
+	_, err := newGit(t, Limits{}).Fetch(ctx, Remote{URL: down.URL + "/x", Credentials: shown(source.Credentials{TLS: source.TLS{CA: certificateOf(down)}})}, ref, "")
 	if err == nil || !strings.Contains(err.Error(), "from https") {
 		t.Errorf("https to http: %v", err)
 	}
 	_, err = newGit(t, Limits{}).Fetch(ctx, Remote{URL: redirect("http://169.254.169.254/latest")}, ref, "")
-	if !errors.Is(err, errForbiddenAddress) {
+	if !errors.Is(err, source.ErrForbiddenAddress) {
 		t.Errorf("to the metadata service: %v", err)
 	}
 }
@@ -613,7 +614,7 @@ func TestA18_ForbiddenAddresses(t *testing.T) {
 				remote.Credentials = Credentials{Identity: identity, KnownHosts: strings.Trim(host, "[]") + " " + marshal(key)}
 			}
 			_, err := newGit(t, Limits{}).Fetch(context.Background(), remote, Ref{}, "")
-			if !errors.Is(err, errForbiddenAddress) {
+			if !errors.Is(err, source.ErrForbiddenAddress) {
 				t.Errorf("%s: %v", remote.URL, err)
 			}
 		}

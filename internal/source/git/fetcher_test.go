@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"context"
@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 func TestSnapshotsAreFluxsToTheByte(t *testing.T) {
@@ -403,19 +405,19 @@ func TestHTTPAuthentication(t *testing.T) {
 	}
 	basic, bearer := serveHTTP(t, r, guard("me:pa:ss")), serveHTTP(t, r, guard("t0ken"))
 	ref := Ref{Branch: "main"}
-	pull(t, newGit(t, Limits{}), r, Remote{basic.url, Credentials{Username: "me", Password: "pa:ss"}}, ref)
+	pull(t, newGit(t, Limits{}), r, Remote{URL: basic.url, Credentials: shown(source.Credentials{Username: "me", Password: "pa:ss"})}, ref)
 	pull(t, newGit(t, Limits{}), r, Remote{URL: strings.Replace(basic.url, "http://", "http://me:pa%3Ass@", 1)}, ref)
-	pull(t, newGit(t, Limits{}), r, Remote{bearer.url, Credentials{BearerToken: "t0ken"}}, ref)
+	pull(t, newGit(t, Limits{}), r, Remote{URL: bearer.url, Credentials: shown(source.Credentials{BearerToken: "t0ken"})}, ref)
 
 	for name, remote := range map[string]Remote{
 		"anonymous":       {URL: basic.url},
-		"wrong password":  {basic.url, Credentials{Username: "me", Password: "s3cret"}},
+		"wrong password":  {URL: basic.url, Credentials: shown(source.Credentials{Username: "me", Password: "s3cret"})},
 		"wrong in URL":    {URL: strings.Replace(basic.url, "http://", "http://me:s3cret@", 1)},
-		"wrong token":     {bearer.url, Credentials{BearerToken: "s3cret"}},
+		"wrong token":     {URL: bearer.url, Credentials: shown(source.Credentials{BearerToken: "s3cret"})},
 		"broken password": {URL: "http://me:s3cret%zz@127.0.0.1/x"},
 	} {
 		_, err := newGit(t, Limits{}).Fetch(context.Background(), remote, ref, "")
-		if !errors.Is(err, ErrAuthentication) && !errors.Is(err, ErrURL) {
+		if !errors.Is(err, source.ErrAuthentication) && !errors.Is(err, source.ErrURL) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if err != nil && strings.Contains(err.Error(), "s3cret") {
@@ -432,14 +434,14 @@ func TestA11_TLS(t *testing.T) {
 	url := server.URL + "/repo.git"
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 	ref := Ref{Branch: "main"}
-	pull(t, newGit(t, Limits{}), r, Remote{url, Credentials{CA: ca}}, ref)
+	pull(t, newGit(t, Limits{}), r, Remote{URL: url, Credentials: shown(source.Credentials{TLS: source.TLS{CA: ca}})}, ref)
 
 	_, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, ref, "")
 	if unknown := new(x509.UnknownAuthorityError); !errors.As(err, unknown) {
 		t.Errorf("without the CA: %v", err)
 	}
 	other := strings.Replace(url, "127.0.0.1", "localhost", 1) // the certificate is for example.com and the address
-	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{other, Credentials{CA: ca}}, ref, "")
+	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: other, Credentials: shown(source.Credentials{TLS: source.TLS{CA: ca}})}, ref, "")
 	if host := new(x509.HostnameError); !errors.As(err, host) {
 		t.Errorf("with another host's certificate: %v", err)
 	}
@@ -466,9 +468,9 @@ func TestClientCertificate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pull(t, newGit(t, Limits{}), r, Remote{url, creds}, Ref{Branch: "main"})
+		pull(t, newGit(t, Limits{}), r, Remote{URL: url, Credentials: creds}, Ref{Branch: "main"})
 	}
-	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{url, Credentials{CA: string(certificate)}}, Ref{Branch: "main"}, ""); err == nil {
+	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url, Credentials: shown(source.Credentials{TLS: source.TLS{CA: string(certificate)}})}, Ref{Branch: "main"}, ""); err == nil {
 		t.Error("fetched without the certificate")
 	}
 }
@@ -489,25 +491,25 @@ func TestA10_SSH(t *testing.T) {
 	host, _, _ := strings.Cut(server.known, " ")
 	ref := Ref{Branch: "main"}
 
-	pull(t, newGit(t, Limits{}), r, Remote{server.url, good}, ref)
+	pull(t, newGit(t, Limits{}), r, Remote{URL: server.url, Credentials: good}, ref)
 	for name, tt := range map[string]struct {
 		remote Remote
 		want   error
 	}{
-		"another host key":    {Remote{server.url, Credentials{Identity: server.identity, KnownHosts: host + " " + string(ssh.MarshalAuthorizedKey(otherKey.PublicKey()))}}, errHostKey},
-		"no such host":        {Remote{server.url, Credentials{Identity: server.identity, KnownHosts: "example.com " + string(ssh.MarshalAuthorizedKey(hostKey.PublicKey()))}}, errHostKey},
-		"no known_hosts":      {Remote{server.url, Credentials{Identity: server.identity}}, ErrAuthentication},
-		"no identity":         {Remote{server.url, Credentials{KnownHosts: server.known}}, ErrAuthentication},
-		"no credentials":      {Remote{URL: server.url}, ErrAuthentication},
-		"unknown identity":    {Remote{server.url, Credentials{Identity: otherIdentity, KnownHosts: server.known}}, ErrAuthentication},
-		"RSA key of 1024 bit": {Remote{weak.url, Credentials{Identity: weak.identity, KnownHosts: weak.known}}, errHostKey},
+		"another host key":    {Remote{URL: server.url, Credentials: Credentials{Identity: server.identity, KnownHosts: host + " " + string(ssh.MarshalAuthorizedKey(otherKey.PublicKey()))}}, errHostKey},
+		"no such host":        {Remote{URL: server.url, Credentials: Credentials{Identity: server.identity, KnownHosts: "example.com " + string(ssh.MarshalAuthorizedKey(hostKey.PublicKey()))}}, errHostKey},
+		"no known_hosts":      {Remote{URL: server.url, Credentials: Credentials{Identity: server.identity}}, source.ErrAuthentication},
+		"no identity":         {Remote{URL: server.url, Credentials: Credentials{KnownHosts: server.known}}, source.ErrAuthentication},
+		"no credentials":      {Remote{URL: server.url}, source.ErrAuthentication},
+		"unknown identity":    {Remote{URL: server.url, Credentials: Credentials{Identity: otherIdentity, KnownHosts: server.known}}, source.ErrAuthentication},
+		"RSA key of 1024 bit": {Remote{URL: weak.url, Credentials: Credentials{Identity: weak.identity, KnownHosts: weak.known}}, errHostKey},
 	} {
 		_, err := newGit(t, Limits{}).Fetch(context.Background(), tt.remote, ref, "")
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{strings.Replace(server.url, "repo.git", "it's.git", 1), good}, ref, "")
+	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: strings.Replace(server.url, "repo.git", "it's.git", 1), Credentials: good}, ref, "")
 	if err == nil || !strings.Contains(err.Error(), "Repository not found") {
 		t.Errorf("another repository: %v", err)
 	}
@@ -528,7 +530,7 @@ func TestSSHIdentityWithPassphrase(t *testing.T) {
 		t.Error(err)
 	}
 	data["password"] = []byte("wrong")
-	if _, err := CredentialsFrom(data, "ssh"); !errors.Is(err, ErrAuthentication) {
+	if _, err := CredentialsFrom(data, "ssh"); !errors.Is(err, source.ErrAuthentication) {
 		t.Errorf("with a wrong passphrase: %v", err)
 	}
 	data["identity"], data["password"] = []byte(private), []byte("not needed")
@@ -555,7 +557,7 @@ func TestSecretsThatAreRefused(t *testing.T) {
 		for k, v := range tt.data {
 			data[k] = []byte(v)
 		}
-		if _, err := CredentialsFrom(data, tt.scheme); !errors.Is(err, ErrAuthentication) {
+		if _, err := CredentialsFrom(data, tt.scheme); !errors.Is(err, source.ErrAuthentication) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -578,7 +580,7 @@ func TestMirrorNamesTellNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	remote := Remote{"http://example.com/x", Credentials{Password: "one"}}
+	remote := Remote{URL: "http://example.com/x", Credentials: shown(source.Credentials{Password: "one"})}
 	one, err := m.get(remote, Ref{})
 	if err != nil {
 		t.Fatal(err)
@@ -587,9 +589,13 @@ func TestMirrorNamesTellNothing(t *testing.T) {
 		t.Error("the same remote has two mirrors")
 	}
 	for name, other := range map[string]func() (*mirror, error){
-		"another password": func() (*mirror, error) { return m.get(Remote{remote.URL, Credentials{Password: "two"}}, Ref{}) },
-		"another ref":      func() (*mirror, error) { return m.get(remote, Ref{Branch: "x"}) },
-		"another URL":      func() (*mirror, error) { return m.get(Remote{"http://example.com/y", remote.Credentials}, Ref{}) },
+		"another password": func() (*mirror, error) {
+			return m.get(Remote{URL: remote.URL, Credentials: shown(source.Credentials{Password: "two"})}, Ref{})
+		},
+		"another ref": func() (*mirror, error) { return m.get(remote, Ref{Branch: "x"}) },
+		"another URL": func() (*mirror, error) {
+			return m.get(Remote{URL: "http://example.com/y", Credentials: remote.Credentials}, Ref{})
+		},
 		"another storage": func() (*mirror, error) {
 			m, err := openMirrors(filepath.Join(dir, "b"))
 			if err != nil {

@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 
 	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // minRSABits is what a host key of that kind must have at least.
@@ -33,7 +35,7 @@ type sshLink struct {
 }
 
 // dialSSH logs in and starts git-upload-pack. The connection is closed when ctx ends, whatever is waiting for it.
-func dialSSH(ctx context.Context, ep endpoint, creds Credentials) (*sshLink, error) {
+func dialSSH(ctx context.Context, n source.Network, ep endpoint, creds Credentials, proxy *source.Proxy) (*sshLink, error) {
 	port := ep.Port()
 	if port == "" {
 		port = "22"
@@ -43,7 +45,7 @@ func dialSSH(ctx context.Context, ep endpoint, creds Credentials) (*sshLink, err
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := n.Dial(ctx, address, proxy)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +88,7 @@ func sshError(ctx context.Context, err error) error {
 	case errors.Is(err, errHostKey):
 		return err
 	case strings.Contains(err.Error(), "unable to authenticate"):
-		return fmt.Errorf("%w: the server does not accept the key \"identity\" of the Secret", ErrAuthentication)
+		return fmt.Errorf("%w: the server does not accept the key \"identity\" of the Secret", source.ErrAuthentication)
 	}
 	return err
 }
@@ -98,7 +100,7 @@ func (c Credentials) signer() (ssh.Signer, error) {
 	}
 	if err != nil {
 		// The parser's words may repeat parts of the input.
-		return nil, fmt.Errorf("%w: the Secret's \"identity\" is not a private key that \"password\" opens", ErrAuthentication)
+		return nil, fmt.Errorf("%w: the Secret's \"identity\" is not a private key that \"password\" opens", source.ErrAuthentication)
 	}
 	return signer, nil
 }
@@ -106,7 +108,7 @@ func (c Credentials) signer() (ssh.Signer, error) {
 // sshConfig accepts no server whose key is not in known_hosts: an absent or empty list fails closed (faults.md A10).
 func (c Credentials) sshConfig(address string) (*ssh.ClientConfig, error) {
 	if c.Identity == "" || c.KnownHosts == "" {
-		return nil, fmt.Errorf("%w: ssh needs a Secret with \"identity\" and \"known_hosts\" in spec.secretRef", ErrAuthentication)
+		return nil, fmt.Errorf("%w: ssh needs a Secret with \"identity\" and \"known_hosts\" in spec.secretRef", source.ErrAuthentication)
 	}
 	signer, err := c.signer()
 	if err != nil {
@@ -114,7 +116,7 @@ func (c Credentials) sshConfig(address string) (*ssh.ClientConfig, error) {
 	}
 	hosts, err := parseKnownHosts(c.KnownHosts)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the Secret's \"known_hosts\" cannot be read", ErrAuthentication)
+		return nil, fmt.Errorf("%w: the Secret's \"known_hosts\" cannot be read", source.ErrAuthentication)
 	}
 	account := c.Username
 	if account == "" {
@@ -179,7 +181,7 @@ func (l *sshLink) explain(err error) error {
 	}
 	_ = l.session.Wait() // until the error stream has been read to its end, or the connection is closed by the deadline
 	if said := l.stderr.String(); said != "" {
-		return &failure{"the server says: " + oneLine(said), err}
+		return &source.Failure{Text: "the server says: " + source.OneLine(said), Err: err}
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package source
+package git
 
 import (
 	"context"
@@ -27,6 +27,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // world is one agent with one storage, in front of an API server that is a fake: what is tested is what the reconciler asks
@@ -54,13 +55,13 @@ func (w *world) restart(dir string) {
 	if w.store, err = artifact.Open(artifact.Options{Dir: dir, Address: "source-controller"}); err != nil {
 		w.t.Fatal(err)
 	}
-	git, err := NewGit(w.store, Limits{})
+	git, err := NewFetcher(w.store, source.Network{}, Limits{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.events = &recorded{}
-	w.run = NewGitRepositories(Options{
-		Store: w.store, Git: git, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	w.run = NewRepositories(Options{
+		Store: w.store, Fetcher: git, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
 			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},

@@ -1,0 +1,48 @@
+package source
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// grace is how long a call that was cut off may take to say so itself before its caller goes on without it.
+const grace = time.Second
+
+// Detached runs work in a goroutine of its own, which running counts, and waits for it until ctx ends and a moment longer.
+// Work gets to know that by the same context, and closed connections; should a library ignore both, the caller is free all
+// the same (faults.md F24), what work holds stays held until it returns, and drop is given what it then comes to.
+func Detached[T any](ctx context.Context, running *sync.WaitGroup, work func() (T, error), drop func(T)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done, gone := make(chan result), make(chan struct{})
+	running.Go(func() {
+		v, err := work()
+		select {
+		case done <- result{v, err}:
+		case <-gone:
+			if err == nil {
+				drop(v)
+			}
+		}
+	})
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case r = <-done:
+		case <-late.C:
+			close(gone)
+			return r.value, ctx.Err()
+		}
+	}
+	if r.err != nil && ctx.Err() != nil {
+		return r.value, ctx.Err() // what cut it off, and not how that felt to a library
+	}
+	return r.value, r.err
+}
