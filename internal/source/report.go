@@ -22,6 +22,8 @@ type Outcome struct {
 	reconcile.Outcome
 	// Artifact is the one to serve after a success.
 	Artifact *meta.Artifact
+	// Success words Ready=True; by default it is Succeeded with StoredMessage.
+	Success reconcile.Success
 	// Failed is the condition that a fault sets, by default FetchFailed.
 	Failed string
 	// Outdated is set when there is newer content than is served, and says which.
@@ -33,7 +35,10 @@ type Outcome struct {
 func (b Before) Report(o reconcile.Object, end Outcome) (*meta.Artifact, reconcile.Success) {
 	reconcile.RemoveCondition(o, append(troubles, sourcev1.StorageOperationFailedCondition, sourcev1.ArtifactOutdatedCondition)...)
 	if end.Succeeded() {
-		success := reconcile.Success{Reason: meta.SucceededReason, Message: StoredMessage(end.Artifact)}
+		success := end.Success
+		if success == (reconcile.Success{}) {
+			success = reconcile.Success{Reason: meta.SucceededReason, Message: StoredMessage(end.Artifact)}
+		}
 		reconcile.SetCondition(o, sourcev1.ArtifactInStorageCondition, metav1.ConditionTrue, success.Reason, success.Message)
 		return end.Artifact, success
 	}
@@ -58,14 +63,22 @@ func (b Before) Report(o reconcile.Object, end Outcome) (*meta.Artifact, reconci
 // compares with what the status named and not with what is stored: an artifact that was lost with its volume and fetched
 // again is no news.
 func (b Before) Announce(recorder *reconcile.Recorder, o reconcile.Object, end reconcile.Outcome, a *meta.Artifact, message string) {
+	if end.Succeeded() {
+		b.AnnounceAs(recorder, o, end, a, reconcile.Success{Reason: newArtifactReason, Message: message},
+			reconcile.Success{Reason: meta.SucceededReason, Message: StoredMessage(a)})
+	}
+}
+
+// AnnounceAs does the same in other words: those for news, and those for a source that works again.
+func (b Before) AnnounceAs(recorder *reconcile.Recorder, o reconcile.Object, end reconcile.Outcome, a *meta.Artifact, news, again reconcile.Success) {
 	if !end.Succeeded() {
 		return // the loop tells of faults
 	}
 	switch {
 	case b.Named == nil || !b.Named.HasDigest(a.Digest) || !b.Named.HasRevision(a.Revision):
-		recorder.Record(o, event(newArtifactReason, message, a))
+		recorder.Record(o, event(news.Reason, news.Message, a))
 	case b.Failing:
-		recorder.Record(o, event(meta.SucceededReason, StoredMessage(a), a))
+		recorder.Record(o, event(again.Reason, again.Message, a))
 	default:
 		// The same content as before, and no trouble in between: nobody needs to know.
 	}
