@@ -58,7 +58,7 @@ func (n Network) Transport(t TLS, proxy *Proxy) (*http.Transport, error) {
 	}
 	through := http.ProxyFromEnvironment
 	if proxy != nil {
-		through = http.ProxyURL(proxy.url())
+		through = http.ProxyURL(proxy.URL())
 	}
 	return &http.Transport{
 		Proxy: func(req *http.Request) (*url.URL, error) {

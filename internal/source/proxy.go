@@ -37,8 +37,8 @@ func ProxyFrom(data map[string][]byte) (*Proxy, error) {
 // ErrProxy: the proxy cannot be used as it is described.
 var ErrProxy = errors.New("invalid proxy")
 
-// url is only called after ProxyFrom has parsed the address.
-func (p *Proxy) url() *url.URL {
+// URL is only called after ProxyFrom has parsed the address.
+func (p *Proxy) URL() *url.URL {
 	u, err := url.Parse(p.Address)
 	if err != nil {
 		return &url.URL{}
@@ -51,7 +51,7 @@ func (p *Proxy) url() *url.URL {
 
 // dial makes a connection to the address through the proxy, for protocols other than HTTP.
 func (p *Proxy) dial(ctx context.Context, n Network, address string) (net.Conn, error) {
-	u := p.url()
+	u := p.URL()
 	switch u.Scheme {
 	case "socks5":
 		dialer, err := proxy.FromURL(u, n.Dialer())

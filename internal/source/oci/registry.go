@@ -1,0 +1,459 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/cleat-dev/cleat/internal/source"
+)
+
+const (
+	// maxAnswers and maxContents are how many tags' digests and how many manifests and signatures a session remembers.
+	maxAnswers, maxContents = 256, 16
+	// maxManifest is what the OCI distribution specification asks registries to accept at least.
+	maxManifest = 4 << 20
+	// maxSignature bounds a signature, a bundle or an envelope.
+	maxSignature = 4 << 20
+	// maxTagPages and maxTags bound how long a registry can go on listing.
+	maxTagPages = 200
+	maxTags     = 1_000_000
+)
+
+// errNotFound: the registry has nothing of that name.
+var errNotFound = errors.New("not found")
+
+// registries are the connections to repositories that objects share. All its methods may be called concurrently.
+type registries struct {
+	network source.Network
+	now     func() time.Time
+
+	mu   sync.Mutex
+	open map[string]*session // by remote.key
+}
+
+// remote is one repository as one object reaches it.
+type remote struct {
+	repository name.Repository
+	insecure   bool
+	auth       authn.AuthConfig
+	// confided are hosts for which the user's Secret has the same credentials.
+	confided []string
+	tls      source.TLS
+	proxy    *source.Proxy
+}
+
+// key tells apart what must not share answers: another user may be told something else, or nothing.
+func (r remote) key() string {
+	sum := sha256.New()
+	proxy := source.Proxy{}
+	if r.proxy != nil {
+		proxy = *r.proxy
+	}
+	// %q keeps the values apart.
+	fmt.Fprintf(sum, "%q %v %q %q %q %q", r.repository.Name(), r.insecure, []string{r.auth.Username, r.auth.Password, r.auth.Auth,
+		r.auth.IdentityToken, r.auth.RegistryToken}, r.confided, []string{r.tls.CA, r.tls.Certificate, r.tls.Key},
+		[]string{proxy.Address, proxy.Username, proxy.Password})
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// session is what is known of a repository under one set of credentials: the connections, the token, recent answers.
+type session struct {
+	remote
+	id    string
+	now   func() time.Time
+	guard *guard
+
+	client  shared[struct{}, *http.Client]
+	heads   shared[string, descriptor] // by tag
+	tags    shared[struct{}, []string]
+	answers shared[string, []byte] // manifests and signatures, by what they are
+	used    time.Time              // under registries.mu
+}
+
+// descriptor is what a registry says a name stands for.
+type descriptor struct {
+	MediaType types.MediaType `json:"mediaType"`
+	Digest    string          `json:"digest"`
+	Size      int64           `json:"size"`
+}
+
+// session returns the session for a remote. Those that nobody has used for an hour are closed.
+func (r *registries) session(to remote) (*session, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now, id := r.now(), to.key()
+	s, ok := r.open[id]
+	if !ok {
+		guard, err := r.guard(to)
+		if err != nil {
+			return nil, err
+		}
+		s = &session{remote: to, id: id, now: r.now, guard: guard}
+		s.client.most, s.heads.most, s.tags.most, s.answers.most = 1, maxAnswers, 1, maxContents
+		r.sweep(now)
+		r.open[id] = s
+	}
+	s.used = now
+	return s, nil
+}
+
+func (r *registries) sweep(now time.Time) {
+	for id, s := range r.open {
+		if now.Sub(s.used) > answerLife {
+			s.guard.closeIdle()
+			delete(r.open, id) // whoever works with it still does
+		}
+	}
+}
+
+func (r *registries) guard(to remote) (*guard, error) {
+	own, err := r.network.Transport(to.tls, to.proxy)
+	if err != nil {
+		return nil, err
+	}
+	foreign, err := r.network.Transport(source.TLS{CA: to.tls.CA}, to.proxy)
+	if err != nil {
+		return nil, err
+	}
+	return &guard{
+		registry: to.repository.RegistryStr(), insecure: to.insecure, own: own, foreign: foreign,
+		confided: func(host string) bool {
+			for _, c := range to.confided {
+				if strings.EqualFold(c, host) {
+					return true
+				}
+			}
+			return false
+		},
+	}, nil
+}
+
+// connect answers the registry's challenge, once for all who use the session. The token that comes of it is renewed by the
+// transport when it has expired.
+func (s *session) connect(ctx context.Context) (*http.Client, error) {
+	return s.client.do(ctx, struct{}{}, time.Time{}, s.now(), func() (*http.Client, error) {
+		authenticator := authn.Anonymous
+		if !isAnonymous(s.auth) {
+			authenticator = authn.FromConfig(s.auth)
+		}
+		t, err := transport.NewWithContext(ctx, s.repository.Registry, authenticator, s.guard, []string{s.repository.Scope(transport.PullScope)})
+		if err != nil {
+			return nil, fmt.Errorf("logging in to %s: %w", s.repository.RegistryStr(), s.explain(err))
+		}
+		return &http.Client{Transport: &oneByOne{next: t, turn: make(chan struct{}, 1)}, CheckRedirect: s.guard.checkRedirect}, nil
+	})
+}
+
+// oneByOne lets one request at a time wait for its answer: the transport below renews a token without locking all of it.
+type oneByOne struct {
+	next http.RoundTripper
+	turn chan struct{}
+}
+
+func (o *oneByOne) RoundTrip(req *http.Request) (*http.Response, error) {
+	select {
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	case o.turn <- struct{}{}:
+	}
+	defer func() { <-o.turn }()
+	return o.next.RoundTrip(req.Clone(req.Context())) // it writes to the header
+}
+
+// explain finds constant words for an error of the transport.
+func (s *session) explain(err error) error {
+	if refused, ok := errors.AsType[*transport.Error](err); ok && refused.StatusCode != 0 {
+		return s.status(refused.StatusCode)
+	}
+	if busy, ok := errors.AsType[*source.Busy](err); ok {
+		return busy
+	}
+	told := source.Steady(err)
+	failure, steady := errors.AsType[*source.Failure](told)
+	switch {
+	case steady:
+		return failure
+	case errors.Is(err, source.ErrLimit):
+		return source.ErrLimit
+	case errors.Is(err, errPlain):
+		return &source.Failure{Text: "the registry does not speak https; if that is intended set spec.insecure", Err: err}
+	}
+	// Only the first line: what follows can be a server's whole answer, with a token in it.
+	first, _, _ := strings.Cut(told.Error(), "\n")
+	return &source.Failure{Text: source.OneLine(first), Err: err}
+}
+
+// status says what an HTTP status means here.
+func (s *session) status(code int) error {
+	switch {
+	case (code == http.StatusUnauthorized || code == http.StatusForbidden) && isAnonymous(s.auth):
+		return fmt.Errorf("%w: the registry answers %d to a request without credentials, give them by spec.secretRef with an entry for %s",
+			source.ErrAuthentication, code, s.repository.RegistryStr())
+	case code == http.StatusUnauthorized || code == http.StatusForbidden:
+		return fmt.Errorf("%w: the registry answers %d, check the credentials for %s", source.ErrAuthentication, code, s.repository.RegistryStr())
+	case code == http.StatusNotFound:
+		return errNotFound
+	}
+	if err := s.guard.pauses.Check(s.repository.RegistryStr()); err != nil {
+		return err // it has said for how long it wants to be left alone
+	}
+	return &source.Failure{Text: fmt.Sprintf("the registry answers %d", code), Err: httpStatus(code)}
+}
+
+// httpStatus is in the chain of an error about an answer for which there is no better word.
+type httpStatus int
+
+func (h httpStatus) Error() string { return http.StatusText(int(h)) }
+
+// request sends a GET or HEAD to the repository and returns an answer with status 200, whose body the caller closes.
+func (s *session) request(ctx context.Context, method, path string, query url.Values, accept ...types.MediaType) (*http.Response, error) {
+	client, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u := url.URL{Scheme: "https", Host: s.repository.RegistryStr(), Path: "/v2/" + s.repository.RepositoryStr() + "/" + path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range accept {
+		req.Header.Add("Accept", string(a))
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		res.Body.Close()
+		return nil, s.status(res.StatusCode)
+	}
+	return res, nil
+}
+
+var manifestTypes = []types.MediaType{types.OCIManifestSchema1, types.OCIImageIndex, types.DockerManifestSchema2, types.DockerManifestList}
+
+// head asks what a tag stands for. The answer is one for which the registry was asked at notBefore or later.
+func (s *session) head(ctx context.Context, tag string, notBefore time.Time) (descriptor, error) {
+	return s.heads.do(ctx, tag, notBefore, s.now(), func() (descriptor, error) {
+		res, err := s.request(ctx, http.MethodHead, "manifests/"+tag, nil, manifestTypes...)
+		if err != nil {
+			return descriptor{}, err
+		}
+		res.Body.Close()
+		d := descriptor{MediaType: types.MediaType(mediaType(res)), Digest: res.Header.Get("Docker-Content-Digest"), Size: res.ContentLength}
+		if d.Digest != "" {
+			return d, checkDigest(d.Digest)
+		}
+		// Not all registries send the header. What the digest is of tells as well.
+		content, kind, err := s.get(ctx, "manifests/"+tag, maxManifest, manifestTypes...)
+		return descriptor{MediaType: types.MediaType(kind), Digest: digestOf(content), Size: int64(len(content))}, err
+	})
+}
+
+// listTags lists the tags of the repository, page by page.
+func (s *session) listTags(ctx context.Context, notBefore time.Time) ([]string, error) {
+	return s.tags.do(ctx, struct{}{}, notBefore, s.now(), func() ([]string, error) {
+		var tags []string
+		query := url.Values{"n": {"1000"}}
+		for page := 0; query != nil; page++ {
+			if page == maxTagPages || len(tags) > maxTags {
+				return nil, fmt.Errorf("%w: the repository has too many tags to list", source.ErrLimit)
+			}
+			var err error
+			if tags, query, err = s.tagPage(ctx, query, tags); err != nil {
+				return nil, err
+			}
+		}
+		return tags, nil
+	})
+}
+
+// tagPage adds one page to tags and returns the query of the next, or nil.
+func (s *session) tagPage(ctx context.Context, query url.Values, tags []string) ([]string, url.Values, error) {
+	res, err := s.request(ctx, http.MethodGet, "tags/list", query)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close()
+	var page struct {
+		Tags []string `json:"tags"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&page); err != nil {
+		return nil, nil, s.explain(fmt.Errorf("the registry's list of tags cannot be read: %w", err))
+	}
+	return append(tags, page.Tags...), nextPage(res.Header.Get("Link")), nil
+}
+
+// nextPage reads the header by which a registry names the next page. Only the query is taken from it: where the list is,
+// we know.
+func nextPage(link string) url.Values {
+	target, rest, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	if !ok || !strings.Contains(rest, `rel="next"`) && !strings.Contains(rest, "rel=next") {
+		return nil
+	}
+	u, err := url.Parse(target)
+	if err != nil || u.Query().Get("last") == "" && u.Query().Get("next_page") == "" {
+		return nil
+	}
+	return u.Query()
+}
+
+// manifest returns the manifest of a digest, which it makes sure is the one.
+func (s *session) manifest(ctx context.Context, digest string) ([]byte, error) {
+	return s.content(ctx, "manifests/"+digest, digest, maxManifest, manifestTypes...)
+}
+
+// small returns a blob that fits into memory, such as a signature.
+func (s *session) small(ctx context.Context, d v1.Descriptor) ([]byte, error) {
+	if d.Size < 0 || d.Size > maxSignature {
+		return nil, fmt.Errorf("%w: a signature has %d bytes", source.ErrLimit, d.Size)
+	}
+	return s.content(ctx, "blobs/"+d.Digest.String(), d.Digest.String(), maxSignature)
+}
+
+// content returns what has the digest, and keeps it for those who ask next: it cannot change.
+func (s *session) content(ctx context.Context, path, digest string, most int64, accept ...types.MediaType) ([]byte, error) {
+	if err := checkDigest(digest); err != nil {
+		return nil, err
+	}
+	return s.answers.do(ctx, path, s.now().Add(-answerLife), s.now(), func() ([]byte, error) {
+		content, _, err := s.get(ctx, path, most, accept...)
+		if err != nil {
+			return nil, err
+		}
+		if got := digestOf(content); got != digest {
+			return nil, fmt.Errorf("the registry sends %s where %s was asked for", got, digest)
+		}
+		return content, nil
+	})
+}
+
+// get returns a body and its media type.
+func (s *session) get(ctx context.Context, path string, most int64, accept ...types.MediaType) ([]byte, string, error) {
+	return s.getQuery(ctx, path, nil, most, accept...)
+}
+
+func (s *session) getQuery(ctx context.Context, path string, query url.Values, most int64, accept ...types.MediaType) ([]byte, string, error) {
+	res, err := s.request(context.WithValue(ctx, sizeKey{}, most), http.MethodGet, path, query, accept...)
+	if err != nil {
+		return nil, "", err
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil, "", s.explain(err)
+	}
+	return content, mediaType(res), nil
+}
+
+// referrers lists what refers to a digest, by the API for it and by the tag that stands in for it at registries that do not
+// have it. Descriptors of another artifactType are left to the caller, as the API allows a registry to ignore the filter.
+func (s *session) referrers(ctx context.Context, digest, artifactType string, notBefore time.Time) ([]v1.Descriptor, error) {
+	body, err := s.answers.do(ctx, "referrers "+digest+" "+artifactType, notBefore, s.now(), func() ([]byte, error) {
+		body, kind, err := s.getQuery(ctx, "referrers/"+digest, url.Values{"artifactType": {artifactType}}, maxAnswer, types.OCIImageIndex)
+		if err == nil && types.MediaType(kind) == types.OCIImageIndex {
+			return body, nil
+		}
+		if err != nil && !unknownPath(err) {
+			return nil, err
+		}
+		body, _, err = s.get(ctx, "manifests/"+strings.Replace(digest, ":", "-", 1), maxAnswer, types.OCIImageIndex)
+		if errors.Is(err, errNotFound) {
+			return nil, nil // nothing refers to it
+		}
+		return body, err
+	})
+	if err != nil || body == nil {
+		return nil, err
+	}
+	index, err := v1.ParseIndexManifest(bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("the registry's list of referrers cannot be read")
+	}
+	return index.Manifests, nil
+}
+
+// unknownPath reports whether the registry answered as it may to a path of a newer API than it has. Being sent away for
+// credentials or frequency, or because it is down, is no such answer.
+func unknownPath(err error) bool {
+	status, answered := errors.AsType[httpStatus](err)
+	return errors.Is(err, errNotFound) || answered && status < http.StatusInternalServerError
+}
+
+// download writes a blob to w and makes sure that it is the one of that digest and size.
+func (s *session) download(ctx context.Context, d v1.Descriptor, w io.Writer) error {
+	if err := checkDigest(d.Digest.String()); err != nil {
+		return err
+	}
+	res, err := s.request(context.WithValue(ctx, sizeKey{}, d.Size+1), http.MethodGet, "blobs/"+d.Digest.String(), nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	sum := sha256.New()
+	body := &readErrors{r: res.Body}
+	n, err := io.Copy(io.MultiWriter(w, sum), body)
+	switch {
+	case body.err != nil:
+		return s.explain(body.err)
+	case err != nil:
+		return &writeError{err}
+	case n != d.Size || "sha256:"+hex.EncodeToString(sum.Sum(nil)) != d.Digest.String():
+		return fmt.Errorf("the registry sends another layer than the one of %s", d.Digest)
+	}
+	return nil
+}
+
+// readErrors remembers what went wrong on the network, to tell it from what went wrong on disk.
+type readErrors struct {
+	r   io.Reader
+	err error
+}
+
+func (r *readErrors) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+// writeError: the disk, not the registry.
+type writeError struct{ err error }
+
+func (w *writeError) Error() string { return w.err.Error() }
+func (w *writeError) Unwrap() error { return w.err }
+
+func mediaType(res *http.Response) string {
+	kind, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";")
+	return strings.TrimSpace(kind)
+}
+
+func digestOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func checkDigest(digest string) error {
+	if !digestPattern.MatchString(digest) {
+		return fmt.Errorf("the registry names the digest %q, only sha256 is understood", source.OneLine(digest))
+	}
+	return nil
+}
