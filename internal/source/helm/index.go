@@ -18,14 +18,12 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/repo"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
-var (
-	// errIndex: what the repository served is not an index.
-	errIndex = errors.New("invalid index")
-	// ErrLimit: there is more of something than was to be accepted.
-	ErrLimit = errors.New("over the limit")
-)
+// errIndex: what the repository served is not an index.
+var errIndex = errors.New("invalid index")
 
 const (
 	// maxVersions is more than an index of 50 MiB has, if its entries say more than that there is a version.
@@ -119,7 +117,7 @@ func (c *collector) name(name string, null bool) error {
 		return errShape // which of the two counts, Helm's own parser decides
 	}
 	if len(c.charts) >= maxVersions {
-		return fmt.Errorf("%w: the index lists more than %d charts", ErrLimit, maxVersions)
+		return fmt.Errorf("%w: the index lists more than %d charts", source.ErrLimit, maxVersions)
 	}
 	name = c.arena.keep(name)
 	c.names[name] = len(c.charts)
@@ -130,7 +128,7 @@ func (c *collector) name(name string, null bool) error {
 // version takes one entry, or drops it as Helm does when it is not valid.
 func (c *collector) version(v *repo.ChartVersion) error {
 	if c.count++; c.count > maxVersions {
-		return fmt.Errorf("%w: the index lists more than %d versions", ErrLimit, maxVersions)
+		return fmt.Errorf("%w: the index lists more than %d versions", source.ErrLimit, maxVersions)
 	}
 	if c.count%1000 == 0 && c.ctx.Err() != nil {
 		return c.ctx.Err()

@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v3/pkg/repo"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // parse writes text to a file and reads it as an index.
@@ -199,10 +201,10 @@ func TestA14_BadIndexesEndInAnError(t *testing.T) {
 		"HTML":                             {"<html><body>Sign in</body></html>", errIndex},
 		"a page":                           {strings.Repeat("<p>Sign in</p>\n", maxWhole/10), errIndex},
 		"no version":                       {"entries: {}\n", errIndex},
-		"one giant line":                   {"apiVersion: v1\nentries:\n  web:\n  - name: " + strings.Repeat("x", maxItem+1), ErrLimit},
-		"one giant entry":                  {"apiVersion: v1\nentries:\n  web:\n  - name: x\n    keywords:\n" + strings.Repeat("    - keyword\n", maxItem/10), ErrLimit},
-		"one giant entry in JSON":          {`{"apiVersion":"v1","entries":{"web":[{"name":"` + strings.Repeat("x", 5*maxItem), ErrLimit},
-		"a header without end":             {"apiVersion: v1\n" + strings.Repeat("# comment\n", maxItem/5), ErrLimit},
+		"one giant line":                   {"apiVersion: v1\nentries:\n  web:\n  - name: " + strings.Repeat("x", maxItem+1), source.ErrLimit},
+		"one giant entry":                  {"apiVersion: v1\nentries:\n  web:\n  - name: x\n    keywords:\n" + strings.Repeat("    - keyword\n", maxItem/10), source.ErrLimit},
+		"one giant entry in JSON":          {`{"apiVersion":"v1","entries":{"web":[{"name":"` + strings.Repeat("x", 5*maxItem), source.ErrLimit},
+		"a header without end":             {"apiVersion: v1\n" + strings.Repeat("# comment\n", maxItem/5), source.ErrLimit},
 		"aliases in a large file":          {bomb, errIndex},
 		"flow style in a large file":       {"apiVersion: v1\nentries: {web: [" + strings.Repeat("{name: web, version: 1.0.0},\n", maxWhole/20) + "]}", errIndex},
 		"a chart that is listed once more": {"apiVersion: v1\nentries:\n  web: []\n  web: []\n", errIndex},
@@ -224,7 +226,7 @@ func TestA14_TooManyVersionsEndInAnError(t *testing.T) {
 		text.WriteString("null,")
 	}
 	text.WriteString("null]}}")
-	if _, _, err := parse(t, []byte(text.String())); !errors.Is(err, ErrLimit) {
+	if _, _, err := parse(t, []byte(text.String())); !errors.Is(err, source.ErrLimit) {
 		t.Errorf("%v", err)
 	}
 }
@@ -241,7 +243,7 @@ func FuzzIndex(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		want, wantErr := helms(t, text)
 		got, _, err := parse(t, text)
-		if errors.Is(err, ErrLimit) || (err != nil && strings.Contains(err.Error(), "NUL")) {
+		if errors.Is(err, source.ErrLimit) || (err != nil && strings.Contains(err.Error(), "NUL")) {
 			return
 		}
 		if (err == nil) != (wantErr == nil) {

@@ -13,6 +13,8 @@ import (
 
 	"helm.sh/helm/v3/pkg/repo"
 	"sigs.k8s.io/yaml"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // errShape: the file may be an index, but not one that can be cut into pieces that mean the same by themselves.
@@ -89,7 +91,7 @@ func (a *allowance) renew() { a.n = 2 * maxItem } // a decoder reads ahead by le
 
 func (a *allowance) Read(p []byte) (int, error) {
 	if a.n <= 0 {
-		return 0, fmt.Errorf("%w: one entry of the index is larger than %d bytes", ErrLimit, maxItem)
+		return 0, fmt.Errorf("%w: one entry of the index is larger than %d bytes", source.ErrLimit, maxItem)
 	}
 	n, err := a.r.Read(p[:min(len(p), a.n)])
 	a.n -= n
@@ -103,7 +105,7 @@ func readJSON(r io.Reader, to sink) (header, error) {
 	s := &jsonIndex{dec: json.NewDecoder(capped), capped: capped, to: to}
 	head, err := s.index()
 	switch {
-	case err == nil, errors.Is(err, ErrLimit), errors.Is(err, errIndex):
+	case err == nil, errors.Is(err, source.ErrLimit), errors.Is(err, errIndex):
 		return head, err
 	case isSyntax(err):
 		return header{}, errShape // what is no JSON may still be YAML
@@ -285,7 +287,7 @@ func readLine(r *bufio.Reader) (string, error) {
 		part, err := r.ReadSlice('\n')
 		line = append(line, part...)
 		if len(line) > maxItem {
-			return "", fmt.Errorf("%w: one line of the index is larger than %d bytes", ErrLimit, maxItem)
+			return "", fmt.Errorf("%w: one line of the index is larger than %d bytes", source.ErrLimit, maxItem)
 		}
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
@@ -345,7 +347,7 @@ func (y *yamlIndex) keep(line string) error {
 		piece = &y.item
 	}
 	if piece.Len()+len(line) > maxItem {
-		return fmt.Errorf("%w: one entry of the index is larger than %d bytes", ErrLimit, maxItem)
+		return fmt.Errorf("%w: one entry of the index is larger than %d bytes", source.ErrLimit, maxItem)
 	}
 	piece.WriteString(line)
 	piece.WriteByte('\n')

@@ -1,0 +1,235 @@
+package helm
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"helm.sh/helm/v3/pkg/repo"
+
+	"github.com/cleat-dev/cleat/internal/source"
+)
+
+const userAgent = "Helm/3.22.0 (cleat)" // some repositories look for a Helm client
+
+// remote is a repository on an HTTP server as one object reaches it.
+type remote struct {
+	url         *url.URL // without user and password
+	credentials source.Credentials
+	// everywhere lets the credentials go to whichever host the index names for a chart (spec.passCredentials).
+	everywhere bool
+	timeout    time.Duration
+}
+
+// parseURL checks a repository's URL, and takes the user and password out of it.
+func parseURL(text string) (*url.URL, source.Credentials, error) {
+	var c source.Credentials
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, c, fmt.Errorf("%w: it cannot be parsed", source.ErrURL) // not repeated: it may hold a password
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, c, fmt.Errorf("%w: the scheme is %q, use http or https, or oci with spec.type oci", source.ErrURL, u.Scheme)
+	case u.Hostname() == "" || strings.HasPrefix(u.Hostname(), "-"):
+		return nil, c, fmt.Errorf("%w: it names no host", source.ErrURL)
+	}
+	if u.User != nil {
+		c.Username = u.User.Username()
+		c.Password, _ = u.User.Password()
+		u.User = nil
+	}
+	return u, c, nil
+}
+
+// Fetcher downloads from repositories. Its methods may be called concurrently.
+type Fetcher struct {
+	network source.Network
+	limits  Limits
+	pauses  source.Pauses
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	seen map[string]validator // by remote.key
+}
+
+// validator is by what a server can tell that an index has not changed.
+type validator struct{ etag, modified, revision string }
+
+// maxValidators bounds what is remembered; forgetting one costs one download.
+const maxValidators = 4096
+
+// NewFetcher returns a Fetcher that uses the network within the limits.
+func NewFetcher(network source.Network, limits Limits) *Fetcher {
+	return &Fetcher{network: network, limits: limits, seen: map[string]validator{}}
+}
+
+// key tells apart what must not share answers: another user may be told something else.
+func (r remote) key() string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%q %q", r.url.String(), []string{r.credentials.Username, r.credentials.Password, r.credentials.BearerToken,
+		r.credentials.TLS.CA, r.credentials.TLS.Certificate, r.credentials.TLS.Key})
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// index downloads the index into a file in dir and returns its name and revision, which is the digest of the bytes. When it
+// is the current revision, the name may be "": the server has said that nothing has changed.
+func (f *Fetcher) index(ctx context.Context, r remote, current, dir string) (name, revision string, err error) {
+	at := *r.url
+	at.Path, at.RawPath = strings.TrimSuffix(at.Path, "/")+"/index.yaml", ""
+	header := http.Header{"Accept-Encoding": {"gzip"}}
+	known := f.validator(r)
+	if current != "" && known.revision == current {
+		setUnlessEmpty(header, "If-None-Match", known.etag)
+		setUnlessEmpty(header, "If-Modified-Since", known.modified)
+	}
+	name = filepath.Join(dir, "index.yaml")
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	sum := sha256.New()
+	answer, err := f.get(ctx, r, &at, header, io.MultiWriter(file, sum), f.limits.Index, "index", "--helm-index-max-size")
+	if err != nil {
+		return "", "", fmt.Errorf("fetching the index of %s: %w", source.Shown(r.url), err)
+	}
+	if answer.unchanged {
+		return "", current, nil
+	}
+	revision = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	f.remember(r, validator{answer.header.Get("ETag"), answer.header.Get("Last-Modified"), revision})
+	return name, revision, nil
+}
+
+func setUnlessEmpty(h http.Header, key, value string) {
+	if value != "" {
+		h.Set(key, value)
+	}
+}
+
+func (f *Fetcher) validator(r remote) validator {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen[r.key()]
+}
+
+func (f *Fetcher) remember(r remote, v validator) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.seen) >= maxValidators {
+		clear(f.seen)
+	}
+	f.seen[r.key()] = v
+}
+
+// chart downloads an archive that the repository's index lists, from the first of its URLs, and compares its digest.
+func (f *Fetcher) chart(ctx context.Context, r remote, release Release) ([]byte, error) {
+	if len(release.URLs) == 0 {
+		return nil, fmt.Errorf("%w: the index gives no URL for version %s", errNoChart, release.Version)
+	}
+	text, err := repo.ResolveReferenceURL(r.url.String(), release.URLs[0])
+	if err != nil {
+		return nil, fmt.Errorf("%w: the index gives a URL for version %s that cannot be parsed", errNoChart, release.Version)
+	}
+	at, err := url.Parse(text)
+	if err != nil || at.Scheme != "http" && at.Scheme != "https" || at.Hostname() == "" {
+		return nil, fmt.Errorf("%w: the index gives a URL for version %s that is not http or https", errNoChart, release.Version)
+	}
+	at.User = nil // an index is no place for credentials
+	if r.url.Scheme == "https" && at.Scheme == "http" && source.SameOrigin(&url.URL{Scheme: "http", Host: at.Host}, r.url) {
+		return nil, &source.Failure{Text: "the index is served by https and names a chart on the same host by http, which is refused", Err: source.ErrURL}
+	}
+	var archive bytes.Buffer
+	if _, err := f.get(ctx, r, at, http.Header{}, &archive, f.limits.Chart, "chart", "--helm-chart-max-size"); err != nil {
+		return nil, fmt.Errorf("fetching the chart from %s: %w", source.Shown(at), err)
+	}
+	data := archive.Bytes()
+	if sum := sha256.Sum256(data); release.Digest != "" && !strings.EqualFold(release.Digest, hex.EncodeToString(sum[:])) {
+		return nil, fmt.Errorf("the digest of the archive is sha256:%x, and the index says sha256:%s; it is refused", sum, source.OneLine(release.Digest))
+	}
+	return data, nil
+}
+
+// answer is what is left of a response when its body has been read.
+type answer struct {
+	header    http.Header
+	unchanged bool // 304
+}
+
+// get sends one request and copies the body. It returns when ctx ends or after the remote's timeout, whatever the server
+// does. The credentials go to the repository's own host, or to that of at if they may go everywhere; with a redirect they
+// go to no other (faults.md A09).
+func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.Header, to io.Writer, most int64, what, flag string) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	if err := f.pauses.Check(at.Host); err != nil {
+		return answer{}, err
+	}
+	credentials := r.credentials
+	if !r.everywhere && !source.SameOrigin(r.url, at) {
+		credentials = source.Credentials{TLS: source.TLS{CA: credentials.TLS.CA}}
+	}
+	client, err := source.HTTP{Network: f.network, Origin: at, Credentials: credentials, UserAgent: userAgent}.Client()
+	if err != nil {
+		return answer{}, err
+	}
+	// Charts often lie in other places than the repository, which is fine for a client that brings nothing secret along; only
+	// a client certificate would be shown to whoever asks for one.
+	client.CheckRedirect = source.Redirects{Origin: at, Secret: credentials.TLS.Key != ""}.Check
+	a, err := source.Detached(ctx, &f.running, func() (answer, error) {
+		defer client.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+		if err != nil {
+			return answer{}, err
+		}
+		req.Header = header
+		res, err := client.Do(req)
+		if err != nil {
+			return answer{}, err
+		}
+		defer res.Body.Close()
+		return read(res, to, most, what, flag)
+	}, func(answer) {})
+	f.pauses.Note(at.Host, err)
+	return a, source.Steady(err)
+}
+
+// read copies the body of an answer, uncompressed.
+func read(res *http.Response, to io.Writer, most int64, what, flag string) (answer, error) {
+	if res.StatusCode == http.StatusNotModified {
+		return answer{res.Header, true}, nil
+	}
+	if err := source.CheckStatus(res); err != nil {
+		return answer{}, err
+	}
+	tooLarge := fmt.Errorf("%w: the %s is larger than %d bytes (%s)", source.ErrLimit, what, most, flag)
+	if res.ContentLength > most {
+		return answer{}, tooLarge
+	}
+	body := io.Reader(res.Body)
+	if strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") {
+		zr, err := gzip.NewReader(body)
+		if err != nil {
+			return answer{}, fmt.Errorf("the server says that it sends gzip, and does not: %w", err)
+		}
+		defer zr.Close()
+		body = zr
+	}
+	n, err := io.Copy(to, io.LimitReader(body, most+1))
+	if err == nil && n > most {
+		err = tooLarge
+	}
+	return answer{header: res.Header}, err
+}
