@@ -497,11 +497,12 @@ func (o *repositories) publishStored(a *attempt, digest string) (*meta.Artifact,
 }
 
 func (o *repositories) announce(a *attempt, end reconcile.Outcome) {
-	message := ""
-	if end.Succeeded() {
-		message = artifactMessage(a.artifact, a.obj.Spec.URL)
+	if !end.Succeeded() {
+		return // the loop tells of faults
 	}
-	a.Announce(o.recorder, a.run.Obj, end, a.artifact, message)
+	message := artifactMessage(a.artifact, a.obj.Spec.URL)
+	a.AnnounceAs(o.recorder, a.run.Obj, end, a.artifact, reconcile.Success{Reason: "NewArtifact", Message: message},
+		reconcile.Success{Reason: meta.SucceededReason, Message: message})
 }
 
 // remove runs when an object that Flux had put its finalizer on is deleted.
@@ -522,6 +523,9 @@ func (o *repositories) report(a *attempt, end reconcile.Outcome) reconcile.Succe
 	if end.Step == stepStore {
 		outcome.Outdated = newRevision(a)
 	}
+	if end.Succeeded() {
+		outcome.Success = reconcile.Success{Reason: meta.SucceededReason, Message: storedMessage(a.artifact)}
+	}
 	var success reconcile.Success
 	obj.Status.Artifact, success = a.Report(obj, outcome)
 	reportVerification(a, end)
@@ -530,8 +534,6 @@ func (o *repositories) report(a *attempt, end reconcile.Outcome) reconcile.Succe
 	}
 	obj.Status.URL = o.store.URL(latest(a.artifact.Path))
 	obj.Status.ObservedIgnore, obj.Status.ObservedLayerSelector = a.obj.Spec.Ignore, a.obj.Spec.LayerSelector
-	success.Message = storedMessage(a.artifact)
-	reconcile.SetCondition(obj, sourcev1.ArtifactInStorageCondition, metav1.ConditionTrue, success.Reason, success.Message)
 	return success
 }
 
@@ -541,6 +543,7 @@ func reportVerification(a *attempt, end reconcile.Outcome) {
 	case a.obj.Spec.Verify == nil || a.skipped:
 		reconcile.RemoveCondition(obj, sourcev1.SourceVerifiedCondition)
 	case end.Fault != nil && end.Step == stepVerify:
+		reconcile.RemoveCondition(obj, sourcev1.FetchFailedCondition) // fetching is not what failed
 		reconcile.SetCondition(obj, sourcev1.SourceVerifiedCondition, metav1.ConditionFalse, end.Fault.Reason, end.Fault.Error())
 	case a.verified != "":
 		reconcile.SetCondition(obj, sourcev1.SourceVerifiedCondition, metav1.ConditionTrue, meta.SucceededReason, a.verified)
