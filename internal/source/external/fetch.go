@@ -1,0 +1,119 @@
+package external
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/fluxcd/pkg/apis/meta"
+
+	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/source"
+)
+
+var (
+	digestPattern = regexp.MustCompile(`^sha256:([0-9a-f]{64})$`)
+
+	// ErrArtifact: what the status names is not what it should be, and to fetch it again would not help.
+	ErrArtifact = errors.New("unusable artifact")
+)
+
+// Fetcher downloads artifacts. Its methods may be called concurrently.
+type Fetcher struct {
+	store   *artifact.Store
+	network source.Network
+	running sync.WaitGroup // calls that may have outlived their callers
+}
+
+// NewFetcher returns a Fetcher into the store.
+func NewFetcher(store *artifact.Store, network source.Network) *Fetcher {
+	return &Fetcher{store: store, network: network}
+}
+
+// Start waits, when ctx ends, for what is still running.
+func (f *Fetcher) Start(ctx context.Context) error {
+	<-ctx.Done()
+	f.running.Wait()
+	return nil
+}
+
+// fetch stores what a names for the object, and makes sure that its files can be read. It returns when ctx ends, whatever
+// the server does.
+func (f *Fetcher) fetch(ctx context.Context, o artifact.Object, a *meta.Artifact) error {
+	parts := digestPattern.FindStringSubmatch(a.Digest)
+	if parts == nil {
+		return fmt.Errorf("%w: status.artifact.digest is not sha256: and 64 hexadecimal digits", ErrArtifact)
+	}
+	from, err := url.Parse(a.URL)
+	if err != nil || from.Hostname() == "" || from.Scheme != "http" && from.Scheme != "https" {
+		return fmt.Errorf("%w: status.artifact.url is not a URL that begins with http:// or https://", ErrArtifact)
+	}
+	_, err = source.Detached(ctx, &f.running, func() (struct{}, error) {
+		return struct{}{}, f.download(ctx, o, parts[1]+".tar.gz", from, a)
+	}, func(struct{}) {})
+	if err != nil {
+		return fmt.Errorf("fetching the artifact of revision %s from %s: %w", source.OneLine(a.Revision), source.Shown(from), err)
+	}
+	return nil
+}
+
+func (f *Fetcher) download(ctx context.Context, o artifact.Object, file string, from *url.URL, a *meta.Artifact) error {
+	client, err := source.HTTP{Network: f.network, Origin: from, UserAgent: "cleat"}.Client()
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from.String(), nil)
+	if err != nil {
+		return fmt.Errorf("%w: status.artifact.url: %w", ErrArtifact, err)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return source.Steady(err)
+	}
+	defer res.Body.Close()
+	if err := source.CheckStatus(res); err != nil {
+		return err
+	}
+	content := &verified{r: res.Body, sum: sha256.New(), want: a.Digest}
+	if _, err := f.store.PublishFile(o, file, a.Revision, content); err != nil {
+		return err
+	}
+	// The first reader unpacks it, under the limits of all tarballs; that this can be done should be known before.
+	_, release, err := f.store.Acquire(a.Digest)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrArtifact, err)
+	}
+	release()
+	return nil
+}
+
+// verified is content that ends with an error when it is not what its digest says.
+type verified struct {
+	r    io.Reader
+	sum  hash.Hash
+	want string
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.sum.Write(p[:n])
+	if errors.Is(err, io.EOF) {
+		if got := "sha256:" + hex.EncodeToString(v.sum.Sum(nil)); !strings.EqualFold(got, v.want) {
+			return n, fmt.Errorf("%w: its digest is %s and not %s", ErrArtifact, got, v.want)
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = source.Steady(err)
+	}
+	return n, err
+}
