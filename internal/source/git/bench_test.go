@@ -20,12 +20,12 @@ func BenchmarkOneChangedFile(b *testing.B) {
 	ctx := context.Background()
 	ignore := ""
 	step := func(what func(Commit, func())) {
-		c, err := g.Fetch(ctx, remote, ref, "")
+		c, err := g.Fetch(ctx, remote, ref, Question{})
 		if err != nil {
 			b.Fatal(err)
 		}
 		what(c, func() {
-			_, release, err := g.Snapshot(ctx, remote, ref, c, &ignore)
+			_, release, err := g.Snapshot(ctx, remote, ref, c, Layout{Ignore: &ignore})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -16,20 +16,8 @@ type Credentials struct {
 	KnownHosts string // the host keys that are accepted
 }
 
-// UnsupportedSecretError says that a Secret holds a way to authenticate that this version does not have.
-type UnsupportedSecretError struct{ Key string }
-
-func (e *UnsupportedSecretError) Error() string {
-	return fmt.Sprintf("the Secret's key %q asks for a GitHub App, which comes with a later version; use a token as password", e.Key)
-}
-
 // CredentialsFrom reads the data of the Secret that spec.secretRef names, for a URL of the given scheme.
 func CredentialsFrom(data map[string][]byte, scheme string) (Credentials, error) {
-	for _, key := range []string{"githubAppID", "githubAppInstallationID", "githubAppInstallationOwner", "githubAppPrivateKey", "githubAppBaseURL"} {
-		if _, ok := data[key]; ok {
-			return Credentials{}, &UnsupportedSecretError{key}
-		}
-	}
 	if scheme == "ssh" {
 		return sshCredentials(data)
 	}

@@ -2,12 +2,14 @@ package git
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +28,9 @@ type Fetcher struct {
 	network source.Network
 	limits  Limits
 
+	pauses source.Pauses
+	polls  polls
+
 	mu      sync.Mutex
 	digests map[content]string // of snapshots that were written
 }
@@ -33,8 +38,7 @@ type Fetcher struct {
 // content is all that the digest of a snapshot follows from.
 type content struct {
 	tree   plumbing.Hash
-	ignore string
-	given  bool // an empty ignore is not the same as none
+	layout string
 }
 
 // maxDigests bounds what is remembered of snapshots; forgetting one costs writing it again to learn its digest.
@@ -53,7 +57,7 @@ func NewFetcher(store *artifact.Store, network source.Network, limits Limits) (*
 	if err != nil {
 		return nil, fmt.Errorf("opening the mirrors in %s: %w", dir, err)
 	}
-	return &Fetcher{store: store, network: network, mirrors: m, limits: limits, digests: map[content]string{}}, nil
+	return &Fetcher{store: store, network: network, mirrors: m, limits: limits, digests: map[content]string{}, polls: polls{known: map[Remote]*poll{}}}, nil
 }
 
 // Start removes mirrors that nobody uses any more, until the context ends; then it waits for fetches that were cut off. Its
@@ -78,13 +82,23 @@ type Commit struct {
 	Hash string
 	// Revision is how status.artifact.revision writes it.
 	Revision string
+	// Tag is the hash of the annotated tag that was asked for, if it was one.
+	Tag string
 	// Subject is the first line of the message; it is empty when the commit was not fetched.
 	Subject string
 }
 
+// Question is what a fetch wants to know.
+type Question struct {
+	// Current is the revision that the caller has: it is not fetched again.
+	Current string
+	// Since is how old an answer may be; zero means now. An answer that somebody else was given since then will do.
+	Since time.Time
+}
+
 // Fetch asks the server what the ref names and, unless that is the current revision, brings the commit into the mirror.
 // It returns when ctx ends, whatever the server does; it never returns a commit that is not in the mirror in full.
-func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, current string) (Commit, error) {
+func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, q Question) (Commit, error) {
 	if err := ref.check(); err != nil {
 		return Commit{}, err
 	}
@@ -96,13 +110,17 @@ func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, current str
 	if err != nil {
 		return Commit{}, err
 	}
-	asked := time.Now()
+	if q.Since.IsZero() {
+		q.Since = time.Now()
+	}
 	c, err := source.Detached(ctx, &g.mirrors.work, func() (Commit, error) {
+		p, leave := g.polls.join(remote, ref)
+		defer leave()
 		if err := mi.take(ctx); err != nil {
 			return Commit{}, err
 		}
 		defer mi.give()
-		return g.fetch(ctx, mi, remote, ref, current, asked)
+		return g.fetch(ctx, mi, p, remote, ref, q)
 	}, nothing)
 	if err != nil {
 		return Commit{}, fmt.Errorf("fetching %s: %w", ep, steady(err))
@@ -111,7 +129,7 @@ func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, current str
 }
 
 // fetch has the mirror to itself.
-func (g *Fetcher) fetch(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string, asked time.Time) (Commit, error) {
+func (g *Fetcher) fetch(ctx context.Context, mi *mirror, p *poll, remote Remote, ref Ref, q Question) (Commit, error) {
 	if err := mi.open(time.Now()); err != nil {
 		if !damaged(err) {
 			return Commit{}, err
@@ -120,19 +138,14 @@ func (g *Fetcher) fetch(ctx context.Context, mi *mirror, remote Remote, ref Ref,
 			return Commit{}, err
 		}
 	}
-	if mi.listed.After(asked) && (mi.has(mi.target.commit) || mi.target.revision == current) {
-		if c, err := mi.describe(mi.target); err == nil {
-			return c, nil // somebody else has asked since
-		}
-	}
-	c, err := g.update(ctx, mi, remote, ref, current)
+	c, err := g.update(ctx, mi, p, remote, ref, q)
 	if err != nil && damaged(err) && len(mi.commits) > 0 {
 		// Whatever it is that the mirror and the server do not agree about, a new clone has none of it. Once: if that
 		// fails too, it is the server, and the object's back-off decides when to try again.
 		if err := errors.Join(mi.discard(), mi.open(time.Now())); err != nil {
 			return Commit{}, err
 		}
-		c, err = g.update(ctx, mi, remote, ref, current)
+		c, err = g.update(ctx, mi, p, remote, ref, q)
 	}
 	return c, err
 }
@@ -140,6 +153,9 @@ func (g *Fetcher) fetch(ctx context.Context, mi *mirror, remote Remote, ref Ref,
 // describe returns what is known of the target.
 func (mi *mirror) describe(t target) (Commit, error) {
 	c := Commit{Hash: t.commit.String(), Revision: t.revision}
+	if t.tag != plumbing.ZeroHash {
+		c.Tag = t.tag.String()
+	}
 	if !mi.has(t.commit) {
 		return c, nil // it is the current revision, and was not fetched
 	}
@@ -151,37 +167,84 @@ func (mi *mirror) describe(t target) (Commit, error) {
 	return c, nil
 }
 
-// update asks the server for its refs and then, in the same conversation, for what is missing.
-func (g *Fetcher) update(ctx context.Context, mi *mirror, remote Remote, ref Ref, current string) (Commit, error) {
-	began := time.Now()
-	l, _, err := connect(ctx, g.network, remote)
+// update finds out what the ref names and downloads what is missing, in the same conversation if it had to ask.
+func (g *Fetcher) update(ctx context.Context, mi *mirror, p *poll, remote Remote, ref Ref, q Question) (Commit, error) {
+	server, err := remote.server()
+	if err != nil {
+		return Commit{}, err
+	}
+	if err := p.take(ctx); err != nil {
+		return Commit{}, err
+	}
+	var l link
+	a := p.answer(ref, q.Since)
+	if a == nil {
+		l, a, err = g.ask(ctx, p, remote, server)
+	}
+	p.give()
 	if err != nil {
 		return Commit{}, network(err)
 	}
-	defer l.close()
-	a, err := g.list(ctx, l, ref)
-	if err != nil {
-		return Commit{}, network(l.explain(err))
+	if l != nil {
+		defer func() { l.close() }()
 	}
 	t, err := ref.resolve(a)
 	if err != nil {
 		return Commit{}, network(err)
 	}
-	if !mi.has(t.commit) && t.revision != current {
-		if err := g.download(ctx, mi, l, a, t); err != nil {
-			return Commit{}, err
+	if t.revision == q.Current || mi.hasAll(t) {
+		return mi.describe(t)
+	}
+	if l == nil { // the answer was somebody else's
+		if l, a, err = g.ask(ctx, nil, remote, server, ref); err != nil {
+			return Commit{}, network(err)
+		}
+		if t, err = ref.resolve(a); err != nil {
+			return Commit{}, network(err)
 		}
 	}
-	mi.listed, mi.target = began, t
+	if err := g.download(ctx, mi, l, a, t); err != nil {
+		g.pauses.Note(server, err)
+		return Commit{}, err
+	}
 	return mi.describe(t)
 }
 
-func (g *Fetcher) list(ctx context.Context, l link, ref Ref) (*advertisement, error) {
+// ask asks the server for its refs, those that everybody who has joined the poll wants to know, or the one of the caller
+// alone. The conversation can go on.
+func (g *Fetcher) ask(ctx context.Context, p *poll, remote Remote, server string, alone ...Ref) (link, *advertisement, error) {
+	if err := g.pauses.Check(server); err != nil {
+		return nil, nil, err
+	}
+	began, refs := time.Now(), alone
+	if p != nil {
+		refs = p.refs()
+	}
+	l, _, err := connect(ctx, g.network, remote)
+	if err != nil {
+		g.pauses.Note(server, err)
+		return nil, nil, err
+	}
+	a, err := g.list(ctx, l, refs)
+	if err != nil {
+		err = l.explain(err)
+		l.close()
+		g.pauses.Note(server, err)
+		return nil, nil, err
+	}
+	if p != nil {
+		p.began, p.listed, p.said = began, refs, a
+	}
+	return l, a, nil
+}
+
+func (g *Fetcher) list(ctx context.Context, l link, refs []Ref) (*advertisement, error) {
 	r, err := l.advertise(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return readAdvertisement(&source.Capped{R: r, N: g.limits.RefBytes, What: "refs"}, ref.keep)
+	keep := func(name string) bool { return slices.ContainsFunc(refs, func(r Ref) bool { return r.keep(name) }) }
+	return readAdvertisement(&source.Capped{R: r, N: g.limits.RefBytes, What: "refs"}, keep)
 }
 
 // download brings the target into the mirror.
@@ -213,6 +276,9 @@ func (g *Fetcher) download(ctx context.Context, mi *mirror, l link, a *advertise
 	}
 	if err := unpack(mi.storage, f, len(req.haves) > 0); err != nil {
 		return err
+	}
+	if !mi.hasTag(t.tag) {
+		return fmt.Errorf("%w: the server did not send the tag", errMirror)
 	}
 	if _, err := mi.commit(t.commit); err != nil {
 		if t.deep && errors.Is(err, plumbing.ErrObjectNotFound) {
@@ -267,9 +333,49 @@ func (e networkError) Is(target error) bool { return target == errNetwork }
 
 func network(err error) error { return networkError{err} }
 
-// Snapshot writes the tree of a fetched commit to the store, without what the ignore patterns leave out. The returned
-// function must be called when the snapshot has been published. A nil ignore means that the spec has none.
-func (g *Fetcher) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, ignore *string) (*artifact.Snapshot, func(), error) {
+// Layout says what of a commit, and what beside it, is part of a snapshot.
+type Layout struct {
+	// Ignore is spec.ignore; nil means that there is none.
+	Ignore *string
+	// Sparse are the directories that are wanted alone.
+	Sparse []string
+	// Submodules are wanted too.
+	Submodules bool
+	Include    []Include
+	// Timeout bounds the fetch of each submodule; zero means the API's default.
+	Timeout time.Duration
+	// Previous is what the caller's last snapshot was made of: what is the same is not written again.
+	Previous Previous
+}
+
+// Previous is a snapshot that was made of a commit.
+type Previous struct{ Commit, Digest string }
+
+// Include is a directory of another source's snapshot that goes to a directory of this one's.
+type Include struct {
+	Snapshot *artifact.Snapshot
+	From, To string // slash-separated; "" is the root
+}
+
+// key is the part of the layout that the digest of a snapshot follows from.
+func (l Layout) key() (string, error) {
+	type include struct{ Digest, From, To string }
+	k := struct {
+		Ignore     *string
+		Sparse     []string
+		Submodules bool
+		Include    []include
+	}{Ignore: l.Ignore, Sparse: l.Sparse, Submodules: l.Submodules}
+	for _, i := range l.Include {
+		k.Include = append(k.Include, include{i.Snapshot.Digest, i.From, i.To})
+	}
+	text, err := json.Marshal(k)
+	return string(text), err
+}
+
+// Snapshot writes the tree of a fetched commit to the store, in the given layout. The returned function must be called when
+// the snapshot has been published.
+func (g *Fetcher) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit, layout Layout) (*artifact.Snapshot, func(), error) {
 	mi, err := g.mirrors.get(remote, ref)
 	if err != nil {
 		return nil, nil, err
@@ -279,11 +385,7 @@ func (g *Fetcher) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit
 		release  func()
 	}
 	h, err := source.Detached(ctx, &g.mirrors.work, func() (held, error) {
-		if err := mi.take(ctx); err != nil {
-			return held{}, err
-		}
-		defer mi.give()
-		snapshot, release, err := g.snapshot(ctx, mi, plumbing.NewHash(c.Hash), ignore)
+		snapshot, release, err := g.snapshot(ctx, mi, remote, plumbing.NewHash(c.Hash), layout)
 		return held{snapshot, release}, err
 	}, func(h held) { h.release() })
 	if err != nil {
@@ -292,34 +394,45 @@ func (g *Fetcher) Snapshot(ctx context.Context, remote Remote, ref Ref, c Commit
 	return h.snapshot, h.release, nil
 }
 
-func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, ignore *string) (*artifact.Snapshot, func(), error) {
-	if err := mi.open(time.Now()); err != nil {
+func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash plumbing.Hash, layout Layout) (*artifact.Snapshot, func(), error) {
+	key, err := layout.key()
+	if err != nil {
 		return nil, nil, err
 	}
-	commit, err := mi.commit(hash)
-	if err != nil && mi.has(hash) {
-		err = errors.Join(err, mi.discard())
-	}
+	x := &export{}
+	what, subs, err := g.collect(ctx, x, mi, remote, hash, layout)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errMirror, err) // the next attempt fetches it again
+		return nil, nil, err
 	}
-	what := content{tree: commit.TreeHash}
-	if ignore != nil {
-		what.ignore, what.given = *ignore, true
-	}
+	what.layout = key
 	if s, release, err := g.store.Acquire(g.digest(what)); err == nil {
 		return s, release, nil // another commit or object has the same content
+	}
+	if layout.Submodules {
+		if layout.Timeout == 0 {
+			layout.Timeout = source.Timeout(nil)
+		}
+		if err := g.nested(ctx, x, subs, 1, layout.Timeout); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, i := range layout.Include {
+		if err := x.include(i); err != nil {
+			return nil, nil, err
+		}
+	}
+	if previous, release, err := g.store.Acquire(layout.Previous.Digest); err == nil {
+		defer release()
+		if err := g.remember(ctx, x, mi, layout.Previous.Commit, previous); err != nil {
+			return nil, nil, err
+		}
 	}
 	w, err := g.store.NewWriter()
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := export(ctx, mi.storage, commit.TreeHash, ignore, w); err != nil {
+	if err := x.write(ctx, layout.Ignore, w); err != nil {
 		w.Close()
-		if errors.Is(err, plumbing.ErrObjectNotFound) {
-			// The next attempt clones afresh.
-			return nil, nil, errors.Join(fmt.Errorf("%w: %w", errMirror, err), mi.discard())
-		}
 		return nil, nil, err
 	}
 	s, err := w.Commit()
@@ -327,8 +440,59 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, 
 		w.Close()
 		return nil, nil, err
 	}
-	g.remember(what, s.Digest)
+	g.learn(what, s.Digest)
 	return s, w.Close, nil
+}
+
+// collect adds the main tree and returns the submodules in it.
+func (g *Fetcher) collect(ctx context.Context, x *export, mi *mirror, remote Remote, hash plumbing.Hash, layout Layout) (content, []submodule, error) {
+	if err := mi.take(ctx); err != nil {
+		return content{}, nil, err
+	}
+	defer mi.give()
+	if err := mi.open(time.Now()); err != nil {
+		return content{}, nil, err
+	}
+	commit, err := mi.commit(hash)
+	if err != nil {
+		if mi.has(hash) {
+			err = errors.Join(err, mi.discard())
+		}
+		return content{}, nil, fmt.Errorf("%w: %w", errMirror, err) // the next attempt fetches it again
+	}
+	if err := x.tree(ctx, mi, commit.TreeHash, nil, layout.Sparse); err != nil {
+		return content{}, nil, mi.blame(err)
+	}
+	var subs []submodule
+	if layout.Submodules {
+		subs, err = x.submodules(remote, 0)
+	}
+	return content{tree: commit.TreeHash}, subs, err
+}
+
+// remember reads what the previous snapshot was made of, if the mirror still has that.
+func (g *Fetcher) remember(ctx context.Context, x *export, mi *mirror, commit string, previous *artifact.Snapshot) error {
+	if err := mi.take(ctx); err != nil {
+		return err
+	}
+	defer mi.give()
+	if err := mi.open(time.Now()); err != nil {
+		return err
+	}
+	if hash := plumbing.NewHash(commit); mi.has(hash) {
+		if c, err := mi.commit(hash); err == nil {
+			x.remember(ctx, mi, c.TreeHash, previous)
+		}
+	}
+	return nil
+}
+
+// blame throws the mirror away if an object that it should have is not there: the next attempt clones afresh.
+func (mi *mirror) blame(err error) error {
+	if !errors.Is(err, plumbing.ErrObjectNotFound) {
+		return err
+	}
+	return errors.Join(fmt.Errorf("%w: %w", errMirror, err), mi.discard())
 }
 
 func (g *Fetcher) digest(c content) string {
@@ -337,7 +501,7 @@ func (g *Fetcher) digest(c content) string {
 	return g.digests[c]
 }
 
-func (g *Fetcher) remember(c content, digest string) {
+func (g *Fetcher) learn(c content, digest string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.digests) >= maxDigests {

@@ -36,11 +36,11 @@ func TestSnapshotsAreFluxsToTheByte(t *testing.T) {
 		t.Run(tt.revision, func(t *testing.T) {
 			g := newGit(t, Limits{})
 			remote := Remote{URL: server.url}
-			c, err := g.Fetch(context.Background(), remote, tt.ref, "")
+			c, err := g.Fetch(context.Background(), remote, tt.ref, Question{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, release, err := g.Snapshot(context.Background(), remote, tt.ref, c, tt.ignore)
+			s, release, err := g.Snapshot(context.Background(), remote, tt.ref, c, Layout{Ignore: tt.ignore})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -114,7 +114,7 @@ func TestManyPushes(t *testing.T) {
 			r.git("rm", "-q", "-rf", ".")
 			r.commit("fresh", map[string]string{"only": "this"})
 			r.git("branch", "-D", "main")
-			if _, err := g.Fetch(context.Background(), remote, ref, ""); err == nil || !strings.Contains(err.Error(), `no branch "main"`) {
+			if _, err := g.Fetch(context.Background(), remote, ref, Question{}); err == nil || !strings.Contains(err.Error(), `no branch "main"`) {
 				t.Errorf("a deleted branch: %v", err)
 			}
 			r.git("branch", "main")
@@ -195,11 +195,11 @@ func TestRefs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGit(t, Limits{})
-			_, err := g.Fetch(context.Background(), Remote{URL: server.url}, ref, "")
+			_, err := g.Fetch(context.Background(), Remote{URL: server.url}, ref, Question{})
 			if err == nil {
 				t.Fatal("fetched")
 			}
-			if _, again := g.Fetch(context.Background(), Remote{URL: server.url}, ref, ""); again == nil || again.Error() != err.Error() {
+			if _, again := g.Fetch(context.Background(), Remote{URL: server.url}, ref, Question{}); again == nil || again.Error() != err.Error() {
 				t.Errorf("the same failure has two texts:\n%v\n%v", err, again)
 			}
 		})
@@ -232,12 +232,12 @@ func TestNothingIsDownloadedWhenNothingMoved(t *testing.T) {
 	g, server := newGit(t, Limits{}), serveHTTP(t, r, nil)
 	c := pull(t, g, r, Remote{URL: server.url}, Ref{Branch: "main"})
 	for range 3 {
-		if _, err := g.Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, ""); err != nil {
+		if _, err := g.Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, Question{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// Nor by an agent that lost its mirrors, but not its artifacts.
-	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, c.Revision); err != nil {
+	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, Question{Current: c.Revision}); err != nil {
 		t.Fatal(err)
 	}
 	if n := server.packs.Load(); n != 1 {
@@ -259,7 +259,7 @@ func TestF35_SameMirrorIsAskedOnce(t *testing.T) {
 	g := newGit(t, Limits{})
 	var wg sync.WaitGroup
 	fetch := func() {
-		if _, err := g.Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, ""); err != nil {
+		if _, err := g.Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, Question{}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -337,10 +337,10 @@ func TestF26_DamagedMirrorIsClonedAfresh(t *testing.T) {
 			r.commit("d", map[string]string{"big": strings.Repeat("some text\n", 1000) + "more\n"})
 			ignore := "x"
 			for attempt := 1; ; attempt++ {
-				c, err := g.Fetch(context.Background(), remote, ref, "")
+				c, err := g.Fetch(context.Background(), remote, ref, Question{})
 				if err == nil {
 					var release func()
-					if _, release, err = g.Snapshot(context.Background(), remote, ref, c, &ignore); err == nil {
+					if _, release, err = g.Snapshot(context.Background(), remote, ref, c, Layout{Ignore: &ignore}); err == nil {
 						release()
 						break
 					}
@@ -416,7 +416,7 @@ func TestHTTPAuthentication(t *testing.T) {
 		"wrong token":     {URL: bearer.url, Credentials: shown(source.Credentials{BearerToken: "s3cret"})},
 		"broken password": {URL: "http://me:s3cret%zz@127.0.0.1/x"},
 	} {
-		_, err := newGit(t, Limits{}).Fetch(context.Background(), remote, ref, "")
+		_, err := newGit(t, Limits{}).Fetch(context.Background(), remote, ref, Question{})
 		if !errors.Is(err, source.ErrAuthentication) && !errors.Is(err, source.ErrURL) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -436,12 +436,12 @@ func TestA11_TLS(t *testing.T) {
 	ref := Ref{Branch: "main"}
 	pull(t, newGit(t, Limits{}), r, Remote{URL: url, Credentials: shown(source.Credentials{TLS: source.TLS{CA: ca}})}, ref)
 
-	_, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, ref, "")
+	_, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, ref, Question{})
 	if unknown := new(x509.UnknownAuthorityError); !errors.As(err, unknown) {
 		t.Errorf("without the CA: %v", err)
 	}
 	other := strings.Replace(url, "127.0.0.1", "localhost", 1) // the certificate is for example.com and the address
-	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: other, Credentials: shown(source.Credentials{TLS: source.TLS{CA: ca}})}, ref, "")
+	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: other, Credentials: shown(source.Credentials{TLS: source.TLS{CA: ca}})}, ref, Question{})
 	if host := new(x509.HostnameError); !errors.As(err, host) {
 		t.Errorf("with another host's certificate: %v", err)
 	}
@@ -470,7 +470,7 @@ func TestClientCertificate(t *testing.T) {
 		}
 		pull(t, newGit(t, Limits{}), r, Remote{URL: url, Credentials: creds}, Ref{Branch: "main"})
 	}
-	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url, Credentials: shown(source.Credentials{TLS: source.TLS{CA: string(certificate)}})}, Ref{Branch: "main"}, ""); err == nil {
+	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url, Credentials: shown(source.Credentials{TLS: source.TLS{CA: string(certificate)}})}, Ref{Branch: "main"}, Question{}); err == nil {
 		t.Error("fetched without the certificate")
 	}
 }
@@ -504,12 +504,12 @@ func TestA10_SSH(t *testing.T) {
 		"unknown identity":    {Remote{URL: server.url, Credentials: Credentials{Identity: otherIdentity, KnownHosts: server.known}}, source.ErrAuthentication},
 		"RSA key of 1024 bit": {Remote{URL: weak.url, Credentials: Credentials{Identity: weak.identity, KnownHosts: weak.known}}, errHostKey},
 	} {
-		_, err := newGit(t, Limits{}).Fetch(context.Background(), tt.remote, ref, "")
+		_, err := newGit(t, Limits{}).Fetch(context.Background(), tt.remote, ref, Question{})
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: strings.Replace(server.url, "repo.git", "it's.git", 1), Credentials: good}, ref, "")
+	_, err = newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: strings.Replace(server.url, "repo.git", "it's.git", 1), Credentials: good}, ref, Question{})
 	if err == nil || !strings.Contains(err.Error(), "Repository not found") {
 		t.Errorf("another repository: %v", err)
 	}
@@ -561,15 +561,11 @@ func TestSecretsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	var unsupported *UnsupportedSecretError
-	if _, err := CredentialsFrom(map[string][]byte{"githubAppID": []byte("1")}, "https"); !errors.As(err, &unsupported) {
-		t.Errorf("GitHub App: %v", err)
-	}
 }
 
 func TestEmptyRepository(t *testing.T) {
 	server := serveHTTP(t, newRepo(t), nil)
-	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, ""); !errors.Is(err, ErrEmptyRepository) {
+	if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: server.url}, Ref{Branch: "main"}, Question{}); !errors.Is(err, ErrEmptyRepository) {
 		t.Errorf("%v", err)
 	}
 }

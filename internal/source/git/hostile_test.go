@@ -46,7 +46,7 @@ func TestA06_RefNamesThatAreRefused(t *testing.T) {
 		{Branch: "../../x"}, {Branch: "a\nb"}, {Tag: "a b"}, {Name: "main"}, {Name: "refs/heads/../x"}, {SemVer: "no range"},
 		{Commit: "--upload-pack=x"}, {Commit: "abc"},
 	} {
-		if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: "http://127.0.0.1:1/x"}, ref, ""); !errors.Is(err, errRef) {
+		if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: "http://127.0.0.1:1/x"}, ref, Question{}); !errors.Is(err, errRef) {
 			t.Errorf("%+v: %v", ref, err)
 		}
 	}
@@ -57,7 +57,7 @@ func TestA06_URLsThatAreRefused(t *testing.T) {
 		"", "file:///etc", "ext::sh -c x", "git://example.com/x", "ftp://example.com/x", "https://", "https:///x", "https://example.com",
 		"https://example.com/", "ssh://-oProxyCommand=x/y", "-oProxyCommand=x", "https://example.com/a%00b", "ssh://git@example.com/a%0ab",
 	} {
-		if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, Ref{}, ""); !errors.Is(err, source.ErrURL) {
+		if _, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, Ref{}, Question{}); !errors.Is(err, source.ErrURL) {
 			t.Errorf("%q: %v", url, err)
 		}
 	}
@@ -78,11 +78,11 @@ func TestA06_SubmodulesAreNotFollowed(t *testing.T) {
 	r.git("update-index", "--add", "--cacheinfo", "160000,"+first+",sub")
 	r.git("commit", "-q", "-m", "d")
 	g, remote, ref := newGit(t, Limits{}), Remote{URL: serveHTTP(t, r, nil).url}, Ref{Branch: "main"}
-	c, err := g.Fetch(context.Background(), remote, ref, "")
+	c, err := g.Fetch(context.Background(), remote, ref, Question{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, release, err := g.Snapshot(context.Background(), remote, ref, c, nil)
+	s, release, err := g.Snapshot(context.Background(), remote, ref, c, Layout{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +143,11 @@ func TestA07_TreesThatAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r.commitTree(entries...)
 			g, remote, ref := newGit(t, Limits{}), Remote{URL: server.url}, Ref{Branch: "main"}
-			c, err := g.Fetch(context.Background(), remote, ref, "")
+			c, err := g.Fetch(context.Background(), remote, ref, Question{})
 			if err != nil {
 				return // go-git would not even read it
 			}
-			s, release, err := g.Snapshot(context.Background(), remote, ref, c, &ignore)
+			s, release, err := g.Snapshot(context.Background(), remote, ref, c, Layout{Ignore: &ignore})
 			if err == nil {
 				t.Errorf("stored %v", s.Files())
 				release()
@@ -164,8 +164,8 @@ func TestA07_TreesThatAreRefused(t *testing.T) {
 		}
 		r.commitTree(treeEntry{"120000", "a", strings.TrimSpace(string(out))}, treeEntry{"40000", "a", inner})
 		g, remote, ref := newGit(t, Limits{}), Remote{URL: server.url}, Ref{Branch: "main"}
-		if c, err := g.Fetch(context.Background(), remote, ref, ""); err == nil {
-			if _, release, err := g.Snapshot(context.Background(), remote, ref, c, &ignore); err == nil {
+		if c, err := g.Fetch(context.Background(), remote, ref, Question{}); err == nil {
+			if _, release, err := g.Snapshot(context.Background(), remote, ref, c, Layout{Ignore: &ignore}); err == nil {
 				release()
 			}
 		}
@@ -176,11 +176,11 @@ func TestA07_TreesThatAreRefused(t *testing.T) {
 	t.Run(".git is left out", func(t *testing.T) {
 		r.commitTree(treeEntry{"40000", ".git", inner}, treeEntry{"100644", "n", blob})
 		g, remote, ref := newGit(t, Limits{}), Remote{URL: server.url}, Ref{Branch: "main"}
-		c, err := g.Fetch(context.Background(), remote, ref, "")
+		c, err := g.Fetch(context.Background(), remote, ref, Question{})
 		if err != nil {
 			return // refused as a whole, which is as good
 		}
-		s, release, err := g.Snapshot(context.Background(), remote, ref, c, nil)
+		s, release, err := g.Snapshot(context.Background(), remote, ref, c, Layout{})
 		if err != nil {
 			return
 		}
@@ -204,11 +204,11 @@ func TestA07_TreeBomb(t *testing.T) {
 	}
 	r.git("update-ref", "refs/heads/main", r.git("commit-tree", "-m", "bomb", level))
 	g, remote, ref := newGit(t, Limits{}), Remote{URL: serveHTTP(t, r, nil).url}, Ref{Branch: "main"}
-	c, err := g.Fetch(context.Background(), remote, ref, "")
+	c, err := g.Fetch(context.Background(), remote, ref, Question{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := g.Snapshot(context.Background(), remote, ref, c, nil); !errors.Is(err, source.ErrLimit) && !errors.Is(err, artifact.ErrLimit) {
+	if _, _, err := g.Snapshot(context.Background(), remote, ref, c, Layout{}); !errors.Is(err, source.ErrLimit) && !errors.Is(err, artifact.ErrLimit) {
 		t.Errorf("%v", err)
 	}
 }
@@ -250,7 +250,7 @@ func fetchHostile(t *testing.T, url string, limits Limits) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	began := time.Now()
-	_, err = g.Fetch(ctx, Remote{URL: url}, Ref{Branch: "main"}, "")
+	_, err = g.Fetch(ctx, Remote{URL: url}, Ref{Branch: "main"}, Question{})
 	if err == nil {
 		t.Fatal("fetched")
 	}
@@ -513,7 +513,7 @@ func timedFetch(t *testing.T, remote Remote) error {
 	defer cancel()
 	g := newGit(t, Limits{})
 	began := time.Now()
-	_, err := g.Fetch(ctx, remote, Ref{Branch: "main"}, "")
+	_, err := g.Fetch(ctx, remote, Ref{Branch: "main"}, Question{})
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -582,7 +582,7 @@ func TestA09_Redirects(t *testing.T) {
 		"in the URL":  {URL: strings.Replace(redirect(spy.URL), "http://", "http://me:s3cret@", 1)},
 		"in redirect": {URL: redirect(strings.Replace(spy.URL, "http://", "http://me:s3cret@", 1)), Credentials: creds},
 	} {
-		_, err := newGit(t, Limits{}).Fetch(ctx, remote, ref, "")
+		_, err := newGit(t, Limits{}).Fetch(ctx, remote, ref, Question{})
 		if err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -595,11 +595,11 @@ func TestA09_Redirects(t *testing.T) {
 		http.Redirect(w, req, target.url+strings.TrimPrefix(req.URL.RequestURI(), "/x"), http.StatusFound)
 	}))
 	t.Cleanup(down.Close)
-	_, err := newGit(t, Limits{}).Fetch(ctx, Remote{URL: down.URL + "/x", Credentials: shown(source.Credentials{TLS: source.TLS{CA: certificateOf(down)}})}, ref, "")
+	_, err := newGit(t, Limits{}).Fetch(ctx, Remote{URL: down.URL + "/x", Credentials: shown(source.Credentials{TLS: source.TLS{CA: certificateOf(down)}})}, ref, Question{})
 	if err == nil || !strings.Contains(err.Error(), "from https") {
 		t.Errorf("https to http: %v", err)
 	}
-	_, err = newGit(t, Limits{}).Fetch(ctx, Remote{URL: redirect("http://169.254.169.254/latest")}, ref, "")
+	_, err = newGit(t, Limits{}).Fetch(ctx, Remote{URL: redirect("http://169.254.169.254/latest")}, ref, Question{})
 	if !errors.Is(err, source.ErrForbiddenAddress) {
 		t.Errorf("to the metadata service: %v", err)
 	}
@@ -613,7 +613,7 @@ func TestA18_ForbiddenAddresses(t *testing.T) {
 				key, identity := newKey(t)
 				remote.Credentials = Credentials{Identity: identity, KnownHosts: strings.Trim(host, "[]") + " " + marshal(key)}
 			}
-			_, err := newGit(t, Limits{}).Fetch(context.Background(), remote, Ref{}, "")
+			_, err := newGit(t, Limits{}).Fetch(context.Background(), remote, Ref{}, Question{})
 			if !errors.Is(err, source.ErrForbiddenAddress) {
 				t.Errorf("%s: %v", remote.URL, err)
 			}
@@ -626,7 +626,7 @@ func TestErrorsAreSteady(t *testing.T) {
 	for _, url := range []string{"http://127.0.0.1:1/x", "http://" + refused + "/x", "https://" + refused + "/x", "http://no-such-host.invalid/x"} {
 		var texts []string
 		for range 2 {
-			_, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, Ref{}, "")
+			_, err := newGit(t, Limits{}).Fetch(context.Background(), Remote{URL: url}, Ref{}, Question{})
 			if err == nil {
 				t.Fatal("fetched")
 			}

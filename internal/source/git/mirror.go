@@ -52,8 +52,6 @@ type mirror struct {
 
 	storage *mirrorStorage  // nil while nobody has the turn
 	commits []plumbing.Hash // those whose whole tree is in storage, oldest first; also the file "shallow"
-	listed  time.Time       // when the request for the last list of refs began
-	target  target          // what that list came to
 	used    time.Time       // when the directory was last marked as in use
 }
 
@@ -84,7 +82,7 @@ func (m *mirrors) get(remote Remote, ref Ref) (*mirror, error) {
 	what, err := json.Marshal(struct {
 		Remote
 		Ref Ref
-	}{remote, ref})
+	}{remote.lasting(), ref})
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +196,20 @@ func (mi *mirror) discard() error {
 
 // has reports whether the whole tree of a commit is here.
 func (mi *mirror) has(commit plumbing.Hash) bool { return slices.Contains(mi.commits, commit) }
+
+// hasAll reports whether all of a target is here: for an annotated tag that is the tag as well.
+func (mi *mirror) hasAll(t target) bool {
+	return mi.has(t.commit) && mi.hasTag(t.tag)
+}
+
+// hasTag reports whether an annotated tag is here, or there is none.
+func (mi *mirror) hasTag(hash plumbing.Hash) bool {
+	if hash == plumbing.ZeroHash {
+		return true
+	}
+	_, err := mi.storage.EncodedObject(plumbing.AnyObject, hash)
+	return err == nil
+}
 
 // haves returns the newest commits that are here in full.
 func (mi *mirror) haves() []plumbing.Hash {

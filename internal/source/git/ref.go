@@ -27,6 +27,8 @@ type Ref struct{ Commit, Name, SemVer, Tag, Branch string }
 // target is what a Ref names at one moment.
 type target struct {
 	commit plumbing.Hash
+	// tag is the annotated tag that leads to it, if one does.
+	tag plumbing.Hash
 	// wants are what a server has to be asked for to get the commit.
 	wants []plumbing.Hash
 	// deep says that the server gives out no commit but the ends of its refs, so that all that leads to wants is needed
@@ -154,9 +156,11 @@ func (r Ref) lookUp(a *advertisement, full, short, kind string) (target, error) 
 	if !ok {
 		return target{}, fmt.Errorf("there is no %s %q in the repository, correct spec.ref", kind, short)
 	}
-	return target{
-		commit: ref.commit, wants: []plumbing.Hash{ref.object}, revision: short + "@sha1:" + ref.commit.String(),
-	}, nil
+	t := target{commit: ref.commit, wants: []plumbing.Hash{ref.object}, revision: short + "@sha1:" + ref.commit.String()}
+	if ref.object != ref.commit {
+		t.tag = ref.object
+	}
+	return t, nil
 }
 
 // newest returns the tag with the highest version in the range. Of two tags with equal versions (they differ in build

@@ -21,6 +21,17 @@ type Remote struct {
 	URL         string
 	Credentials Credentials
 	Proxy       *source.Proxy
+	// Principal says whose credentials they are when these are a token that is replaced every hour: the repository on disk
+	// is the same before and after.
+	Principal string
+}
+
+// lasting returns what of the remote stays the same when a token is replaced.
+func (r Remote) lasting() Remote {
+	if r.Principal != "" {
+		r.Credentials.Username, r.Credentials.Password, r.Credentials.BearerToken = "", "", ""
+	}
+	return r
 }
 
 // endpoint is a checked URL. The user and password that it may hold have become credentials, and it is safe to show.
@@ -88,4 +99,13 @@ func steady(err error) error {
 		return &source.Failure{Text: "the server says: " + source.OneLine(said.Text), Err: err}
 	}
 	return source.Steady(err)
+}
+
+// server is the key under which is remembered that one wants to be left alone: a host, and who asks.
+func (r Remote) server() (string, error) {
+	ep, creds, err := r.parse()
+	if err != nil {
+		return "", err
+	}
+	return ep.Scheme + "://" + ep.Host + " " + creds.Username + " " + r.Principal, nil
 }

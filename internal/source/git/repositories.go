@@ -5,10 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/auth"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,7 +28,7 @@ import (
 type Options struct {
 	Store   *artifact.Store
 	Fetcher *Fetcher
-	// Secrets reads the Secrets that spec.secretRef names.
+	// Secrets reads the Secrets that the spec names.
 	Secrets  client.Reader
 	Edge     reconcile.Edge
 	Recorder *reconcile.Recorder
@@ -32,7 +37,10 @@ type Options struct {
 
 // NewRepositories returns the controller of GitRepositories.
 func NewRepositories(o Options) *reconcile.Controller[*sourcev1.GitRepository, *attempt] {
-	g := &repositories{store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, recorder: o.Recorder, log: o.Log}
+	g := &repositories{
+		store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, reader: o.Edge.Reader, recorder: o.Recorder, log: o.Log,
+		tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
+	}
 	return reconcile.NewController(g.kind(), o.Edge, api.SourceManager, o.Recorder, o.Log)
 }
 
@@ -40,8 +48,14 @@ type repositories struct {
 	store    *artifact.Store
 	fetcher  *Fetcher
 	secrets  client.Reader
+	reader   client.Reader // of our own objects, undecoded
 	recorder *reconcile.Recorder
 	log      *slog.Logger
+	tokens   *tokens
+	clouds   map[string]auth.GitCredentialsProvider
+
+	mu     sync.Mutex
+	looked map[types.NamespacedName]time.Time // when an object has last seen an answer of its server
 }
 
 // attempt is one run for one GitRepository.
@@ -52,9 +66,12 @@ type attempt struct {
 
 	source.Before
 
+	sparse   []string       // set by check
+	included []inclusion    // set by include
 	remote   Remote         // set by credentials
 	commit   Commit         // set by fetch
-	artifact *meta.Artifact // set by store
+	verified string         // set by verify: what the condition says
+	artifact *meta.Artifact // set by fetch if nothing has changed, else by store
 }
 
 func (g *repositories) kind() reconcile.Kind[*sourcev1.GitRepository, *attempt] {
@@ -80,16 +97,20 @@ func (g *repositories) kind() reconcile.Kind[*sourcev1.GitRepository, *attempt] 
 
 func (g *repositories) steps(*attempt) []reconcile.Step[*attempt] {
 	return []reconcile.Step[*attempt]{
-		{Name: "check", Do: g.check},             // refuse what this version cannot do
-		{Name: "credentials", Do: g.credentials}, // read the Secret
+		{Name: "check", Do: g.check},             // refuse what cannot be done
+		{Name: "credentials", Do: g.credentials}, // read the Secret, get a token
+		{Name: stepInclude, Do: g.include},       // find what is included
 		{Name: stepFetch, Progress: fetching, Do: g.fetch},
+		{Name: stepVerify, Do: g.verify}, // check the signatures, whether or not the commit is new
 		{Name: stepStore, Progress: building, Do: g.storeArtifact},
 	}
 }
 
 const (
-	stepFetch = "fetch"
-	stepStore = "store"
+	stepInclude = "include"
+	stepFetch   = "fetch"
+	stepVerify  = "verify"
+	stepStore   = "store"
 )
 
 func fetching(*attempt) string { return "reconciliation in progress" }
@@ -106,29 +127,20 @@ func (g *repositories) begin(_ context.Context, run *reconcile.Run[*sourcev1.Git
 	if r := o.Spec.Reference; r != nil {
 		a.ref = Ref{Commit: r.Commit, Name: r.Name, SemVer: r.SemVer, Tag: r.Tag, Branch: r.Branch}
 	}
+	if c := reconcile.Condition(o, sourcev1.SourceVerifiedCondition); c != nil && c.Status == metav1.ConditionFalse {
+		a.Failing = true
+	}
+	a.Failing = a.Failing || reconcile.Condition(o, sourcev1.IncludeUnavailableCondition) != nil
 	return a
 }
 
-// check refuses every field that asks for something this version does not do. To ignore one could serve an unverified
-// commit, or a part of what was asked for.
+// check refuses what the spec cannot mean, before anything is done.
 func (g *repositories) check(_ context.Context, a *attempt) error {
 	spec := &a.obj.Spec
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"spec.verify", spec.Verification != nil},
-		{"spec.include", len(spec.Include) > 0},
-		{"spec.recurseSubmodules", spec.RecurseSubmodules},
-		{"spec.sparseCheckout", len(spec.SparseCheckout) > 0},
-		{"spec.proxySecretRef", spec.ProxySecretRef != nil},
-		{"spec.provider other than generic", a.obj.GetProvider() != sourcev1.GitProviderGeneric},
-		{"spec.serviceAccountName", spec.ServiceAccountName != ""},
-	} {
-		if f.set {
-			return api.Faultf(api.UnsupportedReason, api.RetryNever,
-				"%s is not supported by this version and comes with a later one; remove it to go on", f.name)
-		}
+	if spec.ServiceAccountName != "" {
+		// It needs the right to make tokens for any ServiceAccount, which the agent does not have.
+		return api.Faultf(api.UnsupportedReason, api.RetryNever,
+			"spec.serviceAccountName is not supported: the agent's own workload identity is used with spec.provider; remove it to go on")
 	}
 	if _, _, err := (Remote{URL: spec.URL}).parse(); err != nil {
 		return gitFault(fmt.Errorf("spec.url: %w", err))
@@ -136,26 +148,9 @@ func (g *repositories) check(_ context.Context, a *attempt) error {
 	if err := a.ref.check(); err != nil {
 		return gitFault(err)
 	}
-	return nil
-}
-
-func (g *repositories) credentials(ctx context.Context, a *attempt) error {
-	a.remote = Remote{URL: a.obj.Spec.URL}
-	if a.obj.Spec.SecretRef == nil {
-		return nil
-	}
-	name := a.obj.Spec.SecretRef.Name
-	data, err := source.Secret(ctx, g.secrets, a.obj.Namespace, name, "spec.secretRef")
-	if err != nil {
-		return err
-	}
-	ep, _, err := a.remote.parse()
-	if err != nil {
+	var err error
+	if a.sparse, err = sparseDirs(spec.SparseCheckout); err != nil {
 		return gitFault(err)
-	}
-	a.remote.Credentials, err = CredentialsFrom(data, ep.Scheme)
-	if err != nil {
-		return gitFault(fmt.Errorf("using the Secret %s/%s of spec.secretRef: %w", a.obj.Namespace, name, err))
 	}
 	return nil
 }
@@ -165,15 +160,72 @@ func (g *repositories) fetch(ctx context.Context, a *attempt) error {
 	ctx, cancel := context.WithTimeout(ctx, source.Timeout(a.obj.Spec.Timeout))
 	defer cancel()
 	current := ""
-	if a.Stored != nil && ptr.Equal(a.obj.Spec.Ignore, a.obj.Status.ObservedIgnore) {
+	if a.Stored != nil && a.sameLayout() {
 		current = a.Stored.Revision
 	}
+	q := Question{Current: current, Since: g.since(a)}
+	if a.obj.Spec.Verification != nil {
+		q.Current = "" // the commit is needed to verify it, every time: the keys may be others than before
+	}
 	var err error
-	if a.commit, err = g.fetcher.Fetch(ctx, a.remote, a.ref, current); err != nil {
+	a.commit, err = g.fetcher.Fetch(ctx, a.remote, a.ref, q)
+	g.mu.Lock()
+	g.looked[types.NamespacedName{Namespace: a.obj.Namespace, Name: a.obj.Name}] = time.Now()
+	g.mu.Unlock()
+	if err != nil {
 		return gitFault(err)
 	}
 	if a.commit.Revision == current {
 		a.artifact = a.Stored
+	}
+	return nil
+}
+
+// sameLayout reports whether the stored artifact was made by the same rules as would be followed now.
+func (a *attempt) sameLayout() bool {
+	spec, status := &a.obj.Spec, &a.obj.Status
+	return ptr.Equal(spec.Ignore, status.ObservedIgnore) && spec.RecurseSubmodules == status.ObservedRecurseSubmodules &&
+		slices.Equal(spec.SparseCheckout, status.ObservedSparseCheckout) && slices.Equal(spec.Include, status.ObservedInclude) &&
+		slices.EqualFunc(a.included, status.IncludedArtifacts, func(i inclusion, was *meta.Artifact) bool {
+			return was.HasRevision(i.artifact.Revision) && was.HasDigest(i.artifact.Digest)
+		})
+}
+
+// since returns how old the answer of the server may be: as old as a tenth of the interval, but never older than the last
+// one that this object has seen. However many objects name one repository, it is asked ten times an interval at most, and
+// who asks on request, or again after a failure, asks the server itself.
+func (g *repositories) since(a *attempt) time.Time {
+	key, now := types.NamespacedName{Namespace: a.obj.Namespace, Name: a.obj.Name}, time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	last := g.looked[key]
+	asked := a.run.RequestedAt != "" && a.run.RequestedAt != a.obj.Status.LastHandledReconcileAt
+	if asked || a.Failing || a.obj.Generation != a.obj.Status.ObservedGeneration {
+		return now
+	}
+	if oldest := now.Add(-a.obj.Spec.Interval.Duration / 10); oldest.After(last) {
+		return oldest
+	}
+	return last
+}
+
+// verify checks the signatures that spec.verify asks for.
+func (g *repositories) verify(ctx context.Context, a *attempt) error {
+	v := a.obj.Spec.Verification
+	if v == nil {
+		return nil
+	}
+	data, err := source.Secret(ctx, g.secrets, a.obj.Namespace, v.SecretRef.Name, "spec.verify.secretRef")
+	if err != nil {
+		return api.Faultf(sourcev1.VerificationError, api.RetryBackoff, "%w", errors.Unwrap(err))
+	}
+	keys, err := KeysFrom(data)
+	if err != nil {
+		return gitFault(fmt.Errorf("using the Secret %s/%s of spec.verify.secretRef: %w", a.obj.Namespace, v.SecretRef.Name, err))
+	}
+	if a.verified, err = g.fetcher.Verify(ctx, a.remote, a.ref, a.commit, v.VerifyHEAD(), v.VerifyTag(), keys); err != nil {
+		a.artifact = nil
+		return gitFault(err)
 	}
 	return nil
 }
@@ -183,7 +235,22 @@ func (g *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 	if a.artifact != nil {
 		return nil // the stored artifact is up to date
 	}
-	snapshot, release, err := g.fetcher.Snapshot(ctx, a.remote, a.ref, a.commit, a.obj.Spec.Ignore)
+	layout := Layout{
+		Ignore: a.obj.Spec.Ignore, Sparse: a.sparse, Submodules: a.obj.Spec.RecurseSubmodules, Timeout: source.Timeout(a.obj.Spec.Timeout),
+	}
+	if a.Stored != nil {
+		_, hash, _ := strings.Cut(a.Stored.Revision, "sha1:")
+		layout.Previous = Previous{Commit: hash, Digest: a.Stored.Digest}
+	}
+	for _, i := range a.included {
+		snapshot, release, err := g.store.Acquire(i.artifact.Digest)
+		if err != nil {
+			return i.unavailable("NoArtifact", err)
+		}
+		defer release()
+		layout.Include = append(layout.Include, Include{Snapshot: snapshot, From: i.from, To: i.to})
+	}
+	snapshot, release, err := g.fetcher.Snapshot(ctx, a.remote, a.ref, a.commit, layout)
 	if err != nil {
 		return storeFault(err)
 	}
@@ -200,45 +267,11 @@ func (g *repositories) announce(a *attempt, end reconcile.Outcome) {
 func (g *repositories) remove(_ context.Context, a *attempt) error { return a.Remove(g.store) }
 
 func (g *repositories) gone(key types.NamespacedName) {
+	g.mu.Lock()
+	delete(g.looked, key)
+	g.mu.Unlock()
 	if err := source.Remove(g.store, sourcev1.GitRepositoryKind, key); err != nil {
 		// The next start of the agent finds what is left.
 		g.log.Error("removing artifacts", "kind", sourcev1.GitRepositoryKind, "name", key.Name, "namespace", key.Namespace, "error", err)
 	}
-}
-
-// report fills the status as Flux does for the same outcome.
-func report(a *attempt, end reconcile.Outcome) reconcile.Success {
-	o, out := a.run.Obj, source.Outcome{Outcome: end, Artifact: a.artifact}
-	if end.Step == stepStore {
-		out.Failed, out.Outdated = sourcev1.StorageOperationFailedCondition, newRevision(a)
-	}
-	var success reconcile.Success
-	o.Status.Artifact, success = a.Report(o, out)
-	if end.Succeeded() {
-		o.Status.ObservedIgnore = a.obj.Spec.Ignore
-	}
-	return success
-}
-
-// gitFault says under which reason an error of a fetch is reported, and what makes it worth trying again.
-func gitFault(err error) error {
-	var unsupported *UnsupportedSecretError
-	switch {
-	case errors.As(err, &unsupported):
-		return &api.Fault{Reason: api.UnsupportedReason, Retry: api.RetryNever, Err: err}
-	case errors.Is(err, errRef):
-		return &api.Fault{Reason: sourcev1.GitOperationFailedReason, Retry: api.RetryNever, Err: err}
-	case errors.Is(err, ErrEmptyRepository):
-		return &api.Fault{Reason: api.EmptyGitRepositoryReason, Retry: api.RetryBackoff, Err: err}
-	default:
-		return source.FetchFault(err, sourcev1.GitOperationFailedReason)
-	}
-}
-
-// storeFault does the same for an error of writing.
-func storeFault(err error) error {
-	if errors.Is(err, errMirror) {
-		return &api.Fault{Reason: sourcev1.GitOperationFailedReason, Retry: api.RetryBackoff, Err: err}
-	}
-	return source.StoreFault(err)
 }

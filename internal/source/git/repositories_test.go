@@ -323,12 +323,6 @@ func (w *world) files(o *sourcev1.GitRepository) []string {
 
 func TestFieldsOfLaterVersionsAreRefused(t *testing.T) {
 	for field, set := range map[string]func(*sourcev1.GitRepositorySpec){
-		"verify":             func(s *sourcev1.GitRepositorySpec) { s.Verification = &sourcev1.GitRepositoryVerification{} },
-		"include":            func(s *sourcev1.GitRepositorySpec) { s.Include = make([]sourcev1.GitRepositoryInclude, 1) },
-		"recurseSubmodules":  func(s *sourcev1.GitRepositorySpec) { s.RecurseSubmodules = true },
-		"sparseCheckout":     func(s *sourcev1.GitRepositorySpec) { s.SparseCheckout = []string{"a"} },
-		"proxySecretRef":     func(s *sourcev1.GitRepositorySpec) { s.ProxySecretRef = &meta.LocalObjectReference{} },
-		"provider":           func(s *sourcev1.GitRepositorySpec) { s.Provider = "github" },
 		"serviceAccountName": func(s *sourcev1.GitRepositorySpec) { s.ServiceAccountName = "x" },
 	} {
 		w := newWorld(t, gitRepository("http://127.0.0.1:1/x", set))
@@ -362,7 +356,7 @@ func TestReasons(t *testing.T) {
 	}{
 		"no Secret":        {url, nil, withSecret, "AuthenticationFailed"},
 		"half a Secret":    {url, secret(map[string]string{"username": "x"}), withSecret, "AuthenticationFailed"},
-		"GitHub App":       {url, secret(map[string]string{"githubAppID": "1"}), withSecret, "UnsupportedField"},
+		"GitHub App":       {url, secret(map[string]string{"githubAppID": "1"}), withSecret, "InvalidProviderConfiguration"},
 		"no server":        {"http://127.0.0.1:1/x", nil, nil, "GitOperationFailed"},
 		"no repository":    {strings.Replace(url, "repo.git", "other.git", 1), nil, nil, "GitOperationFailed"},
 		"no URL":           {"http://", nil, nil, "URLInvalid"},

@@ -300,12 +300,12 @@ func newGit(t testing.TB, limits Limits) *Fetcher {
 // pull fetches and writes a snapshot, and checks it against the repository.
 func pull(t testing.TB, g *Fetcher, r *repo, remote Remote, ref Ref) Commit {
 	t.Helper()
-	c, err := g.Fetch(context.Background(), remote, ref, "")
+	c, err := g.Fetch(context.Background(), remote, ref, Question{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ignore := "" // not even the defaults
-	s, release, err := g.Snapshot(context.Background(), remote, ref, c, &ignore)
+	s, release, err := g.Snapshot(context.Background(), remote, ref, c, Layout{Ignore: &ignore})
 	if err != nil {
 		t.Fatal(err)
 	}

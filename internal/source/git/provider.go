@@ -1,0 +1,132 @@
+package git
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/fluxcd/pkg/auth"
+	"github.com/fluxcd/pkg/auth/aws"
+	"github.com/fluxcd/pkg/auth/azure"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/source"
+)
+
+// clouds are the providers that know the agent by its workload identity. Tests put others in their place.
+func clouds() map[string]auth.GitCredentialsProvider {
+	return map[string]auth.GitCredentialsProvider{
+		sourcev1.GitProviderAzure: azure.Provider{},
+		sourcev1.GitProviderAWS:   aws.Provider{},
+	}
+}
+
+// credentials finds out what to show the server: the Secret's content, or a token that the provider gives.
+func (g *repositories) credentials(ctx context.Context, a *attempt) error {
+	spec := &a.obj.Spec
+	a.remote = Remote{URL: spec.URL}
+	if spec.ProxySecretRef != nil {
+		data, err := source.Secret(ctx, g.secrets, a.obj.Namespace, spec.ProxySecretRef.Name, "spec.proxySecretRef")
+		if err != nil {
+			return err
+		}
+		if a.remote.Proxy, err = source.ProxyFrom(data); err != nil {
+			return gitFault(fmt.Errorf("using the Secret %s/%s of spec.proxySecretRef: %w", a.obj.Namespace, spec.ProxySecretRef.Name, err))
+		}
+	}
+	var data map[string][]byte
+	if spec.SecretRef != nil {
+		var err error
+		if data, err = source.Secret(ctx, g.secrets, a.obj.Namespace, spec.SecretRef.Name, "spec.secretRef"); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, source.Timeout(spec.Timeout))
+	defer cancel()
+	if err := g.authenticate(ctx, a, data); err != nil {
+		if spec.SecretRef != nil {
+			err = fmt.Errorf("using the Secret %s/%s of spec.secretRef: %w", a.obj.Namespace, spec.SecretRef.Name, err)
+		}
+		return gitFault(err)
+	}
+	return nil
+}
+
+func (g *repositories) authenticate(ctx context.Context, a *attempt, data map[string][]byte) error {
+	ep, _, err := a.remote.parse()
+	if err != nil {
+		return err
+	}
+	provider := a.obj.GetProvider()
+	switch {
+	case isGitHubApp(data) != (provider == sourcev1.GitProviderGitHub):
+		return fmt.Errorf("%w: a GitHub App needs both spec.provider github and a Secret with \"githubAppID\"", ErrProvider)
+	case provider == sourcev1.GitProviderGitHub:
+		return g.authenticateApp(ctx, a, data)
+	case provider == sourcev1.GitProviderGeneric && data == nil:
+		return nil
+	case provider == sourcev1.GitProviderGeneric:
+		a.remote.Credentials, err = CredentialsFrom(data, ep.Scheme)
+		return err
+	}
+	cloud, ok := g.clouds[provider]
+	if !ok {
+		return api.Faultf(api.UnsupportedReason, api.RetryNever, "spec.provider %q is not known; use generic, github, azure or aws", provider)
+	}
+	if ep.Scheme != "https" {
+		return fmt.Errorf("%w: a token of %s is only shown over https, not %s", ErrProvider, provider, ep.Scheme)
+	}
+	tls, err := source.TLSFrom(data)
+	if err != nil {
+		return err
+	}
+	return g.authenticateCloud(ctx, a, provider, cloud, ep.URL, tls)
+}
+
+func (g *repositories) authenticateApp(ctx context.Context, a *attempt, data map[string][]byte) error {
+	app, err := githubAppFrom(data)
+	if err != nil {
+		return err
+	}
+	value, err := g.tokens.get(ctx, app, a.remote.Proxy)
+	if err != nil {
+		return err
+	}
+	a.remote.Credentials = Credentials{Credentials: source.Credentials{Username: appAccount, Password: value, TLS: app.tls}}
+	a.remote.Principal = principal("github", app.baseURL, app.id, app.installation, app.owner, app.privateKey)
+	return nil
+}
+
+// authenticateCloud asks a cloud for a token. Its library opens the connections, to the cloud's own endpoints, which are not
+// taken from the object; the deadline is ours.
+func (g *repositories) authenticateCloud(ctx context.Context, a *attempt, name string, cloud auth.GitCredentialsProvider, to *url.URL, tls source.TLS) error {
+	options := []auth.Option{auth.WithGitURL(*to)}
+	if p := a.remote.Proxy; p != nil {
+		options = append(options, auth.WithProxyURL(*p.URL()))
+	}
+	got, err := source.Detached(ctx, &g.fetcher.mirrors.work, func() (*auth.GitCredentials, error) {
+		return auth.GetGitCredentials(ctx, cloud, options...)
+	}, func(*auth.GitCredentials) {})
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("asking %s for a token: %w", name, source.Steady(err))
+		}
+		return fmt.Errorf("%w: asking %s for a token: %s", source.ErrAuthentication, name, source.OneLine(err.Error()))
+	}
+	a.remote.Credentials = Credentials{Credentials: source.Credentials{
+		Username: got.Username, Password: got.Password, BearerToken: got.BearerToken, TLS: tls,
+	}}
+	a.remote.Principal = principal(name)
+	return nil
+}
+
+// principal names who the credentials are for, without telling it.
+func principal(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:])
+}
