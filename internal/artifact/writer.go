@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -89,18 +90,31 @@ func (w *Writer) AddDir(name string) error {
 	return nil
 }
 
-// AddFile adds a regular file with all that content yields. A path may be added once.
-func (w *Writer) AddFile(name string, executable bool, content io.Reader) error {
-	if err := w.admit(name); err != nil {
+// AddSame adds the file that another snapshot has under the same path, without writing its content again. The snapshot must
+// be pinned. Snapshots are never written to, so it does not matter that they share a file on disk.
+func (w *Writer) AddSame(name string, from *Snapshot) error {
+	f, ok := from.files[name]
+	if !ok {
+		return fmt.Errorf("adding %s: %w", name, fs.ErrNotExist)
+	}
+	if err := w.admitFile(name); err != nil {
 		return err
 	}
-	if _, twice := w.files[name]; twice || w.made[name] {
-		return fmt.Errorf("%w: %q comes twice", ErrPath, name)
+	source := filepath.Join(from.dir, filepath.FromSlash(name))
+	info, err := os.Lstat(source)
+	if err != nil {
+		return err
 	}
-	if parent := path.Dir(name); parent != "." {
-		if err := w.makeDir(parent); err != nil {
-			return err
-		}
+	if err := os.Link(source, filepath.Join(w.dir, treeName, filepath.FromSlash(name))); err != nil {
+		return err
+	}
+	return w.added(name, f, info.Size())
+}
+
+// AddFile adds a regular file with all that content yields. A path may be added once.
+func (w *Writer) AddFile(name string, executable bool, content io.Reader) error {
+	if err := w.admitFile(name); err != nil {
+		return err
 	}
 	mode := os.FileMode(0o444)
 	if executable {
@@ -115,10 +129,28 @@ func (w *Writer) AddFile(name string, executable bool, content io.Reader) error 
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
-	if w.bytes += n; w.bytes > w.limits.Bytes {
+	return w.added(name, File{Hash: hex.EncodeToString(sum.Sum(nil)), Executable: executable}, n)
+}
+
+// admitFile says whether a file may be added under the name, and makes the directory that it lies in.
+func (w *Writer) admitFile(name string) error {
+	if err := w.admit(name); err != nil {
+		return err
+	}
+	if _, twice := w.files[name]; twice || w.made[name] {
+		return fmt.Errorf("%w: %q comes twice", ErrPath, name)
+	}
+	if parent := path.Dir(name); parent != "." {
+		return w.makeDir(parent)
+	}
+	return nil
+}
+
+func (w *Writer) added(name string, f File, size int64) error {
+	if w.bytes += size; w.bytes > w.limits.Bytes {
 		return fmt.Errorf("%w: files add up to more than %d bytes", ErrLimit, w.limits.Bytes)
 	}
-	w.files[name] = File{Hash: hex.EncodeToString(sum.Sum(nil)), Executable: executable}
+	w.files[name] = f
 	return nil
 }
 

@@ -42,36 +42,49 @@ func (e entry) isDir() bool {
 	return e.mode == filemode.Dir || e.mode == filemode.Submodule // a submodule is an empty directory in a checkout
 }
 
+// written is what was last exported from a mirror: files that are the same in the next commit are not written again.
+type written struct {
+	digest string
+	blobs  map[string]plumbing.Hash // by path
+}
+
 // export adds the tree of a commit to a snapshot as Flux would after a checkout: without symbolic links, without the
 // content of submodules, and without what is ignored. No name of the tree is ever used on disk here; the Writer checks and
-// makes them.
-func export(ctx context.Context, s storer.EncodedObjectStorer, tree plumbing.Hash, ignore *string, w *artifact.Writer) error {
-	walk := &walk{storage: s}
+// makes them. The result names the blobs of the files that were added; before and last, if there is one, are the snapshot
+// and the blobs of an earlier export.
+func export(ctx context.Context, s storer.EncodedObjectStorer, tree plumbing.Hash, ignore *string, w *artifact.Writer,
+	before *artifact.Snapshot, last map[string]plumbing.Hash,
+) (map[string]plumbing.Hash, error) {
+	walk := &walk{storage: s, before: before, last: last, added: map[string]plumbing.Hash{}}
 	if err := walk.tree(ctx, tree, nil); err != nil {
-		return err
+		return nil, err
 	}
 	ignored, err := walk.matcher(ignore)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range walk.entries {
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 		if e.mode == filemode.Symlink || ignored.Match(e.path, e.isDir()) {
 			continue
 		}
 		if err := walk.add(e, w); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return walk.added, nil
 }
 
 // walk reads the trees of one commit; the files are not read until they are known to be wanted.
 type walk struct {
 	storage storer.EncodedObjectStorer
 	entries []entry
+
+	before *artifact.Snapshot // nil if there is none
+	last   map[string]plumbing.Hash
+	added  map[string]plumbing.Hash
 }
 
 func (w *walk) tree(ctx context.Context, hash plumbing.Hash, at []string) error {
@@ -157,12 +170,29 @@ func (w *walk) add(e entry, to *artifact.Writer) error {
 	if e.isDir() {
 		return to.AddDir(name)
 	}
+	w.added[name] = e.hash
+	if w.unchanged(name, e) {
+		err := to.AddSame(name, w.before)
+		if err == nil || errors.Is(err, artifact.ErrLimit) || errors.Is(err, artifact.ErrPath) {
+			return err
+		}
+		// It could not be shared, for instance because the file system allows no more links to it: it is written again.
+	}
 	r, err := w.open(e)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	return to.AddFile(name, e.mode == filemode.Executable, r)
+}
+
+// unchanged reports whether the snapshot before has the same file.
+func (w *walk) unchanged(name string, e entry) bool {
+	if w.before == nil || w.last[name] != e.hash {
+		return false
+	}
+	f, ok := w.before.File(name)
+	return ok && f.Executable == (e.mode == filemode.Executable)
 }
 
 func (w *walk) open(e entry) (io.ReadCloser, error) {

@@ -315,7 +315,10 @@ func (g *Git) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, igno
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := export(ctx, mi.storage, commit.TreeHash, ignore, w); err != nil {
+	before, done := g.before(mi)
+	defer done()
+	blobs, err := export(ctx, mi.storage, commit.TreeHash, ignore, w, before, mi.written.blobs)
+	if err != nil {
 		w.Close()
 		if errors.Is(err, plumbing.ErrObjectNotFound) {
 			// The next attempt clones afresh.
@@ -329,7 +332,17 @@ func (g *Git) snapshot(ctx context.Context, mi *mirror, hash plumbing.Hash, igno
 		return nil, nil, err
 	}
 	g.remember(what, s.Digest)
+	mi.written = written{s.Digest, blobs}
 	return s, w.Close, nil
+}
+
+// before returns the snapshot that was written last from the mirror, or nil if it is no more.
+func (g *Git) before(mi *mirror) (*artifact.Snapshot, func()) {
+	s, release, err := g.store.Acquire(mi.written.digest)
+	if err != nil {
+		return nil, func() {} // everything is written anew
+	}
+	return s, release
 }
 
 func (g *Git) digest(c content) string {

@@ -54,6 +54,7 @@ type mirror struct {
 	commits []plumbing.Hash // those whose whole tree is in storage, oldest first; also the file "shallow"
 	listed  time.Time       // when the request for the last list of refs began
 	target  target          // what that list came to
+	written written         // what the last snapshot of it was made of
 	used    time.Time       // when the directory was last marked as in use
 }
 
