@@ -65,7 +65,7 @@ func (a Audit) AgentWrites(since AuditMark, namespace string) ([]Write, error) {
 	// The server writes whole lines before it answers, so everything a test has seen the effect of is here.
 	for lines := bufio.NewReader(f); ; {
 		line, err := lines.ReadBytes('\n')
-		if err == io.EOF { //nolint:errorlint // bufio documents io.EOF itself.
+		if errors.Is(err, io.EOF) {
 			return writes, nil
 		}
 		if err != nil {
