@@ -129,7 +129,8 @@ func TestResources(t *testing.T) {
 	ks := api.Undecoded(api.KustomizationKind)
 	ks.SetName("shop")
 	ks.SetNamespace("demo")
-	ks.Object["spec"] = map[string]any{"suspend": true, "interval": "9999999h", "sourceRef": map[string]any{"name": "repo"}}
+	ks.Object["spec"] = map[string]any{"suspend": true, "interval": "9999999h", "sourceRef": map[string]any{"name": "repo"},
+		"url": "https://user:canary@example.com/repo.git"}
 	ks.Object["status"] = map[string]any{
 		"lastAppliedRevision": "main@sha1:abc",
 		"conditions":          []any{map[string]any{"type": "Ready", "status": "False"}},
@@ -144,7 +145,7 @@ gotk_reconcile_condition{kind="Kustomization",name="shop",namespace="demo",statu
 gotk_reconcile_condition{kind="Kustomization",name="shop",namespace="demo",status="Unknown",type="Ready"} 0
 # HELP gotk_resource_info The current status of a GitOps Toolkit resource.
 # TYPE gotk_resource_info gauge
-gotk_resource_info{customresource_group="kustomize.toolkit.fluxcd.io",customresource_kind="Kustomization",customresource_version="v1",exported_namespace="demo",name="shop",ready="False",revision="main@sha1:abc",source_name="repo",suspended="True",url=""} 1
+gotk_resource_info{customresource_group="kustomize.toolkit.fluxcd.io",customresource_kind="Kustomization",customresource_version="v1",exported_namespace="demo",name="shop",ready="False",revision="main@sha1:abc",source_name="repo",suspended="true",url="https://example.com/repo.git"} 1
 # HELP gotk_suspend_status The current suspend status of a GitOps Toolkit resource.
 # TYPE gotk_suspend_status gauge
 gotk_suspend_status{kind="Kustomization",name="shop",namespace="demo"} 1

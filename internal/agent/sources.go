@@ -15,8 +15,8 @@ import (
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
-// setupSources starts what fetches sources.
-func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, flags Flags, log *slog.Logger) error {
+// setupSources starts what fetches sources. waker wakes those whose artifact a reader has missed.
+func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, waker *reconcile.Waker, flags Flags, log *slog.Logger) error {
 	git, err := source.NewGit(store, source.Limits{})
 	if err != nil {
 		return err
@@ -35,5 +35,6 @@ func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, 
 		WithOptions(controller.Options{MaxConcurrentReconciles: flags.Concurrent}).
 		For(api.Undecoded(api.GitRepositoryKind), builder.WithPredicates(reconcile.Asked())).
 		WatchesRawSource(source.StoredGitRepositories(store)).
+		WatchesRawSource(waker).
 		Complete(do)
 }
