@@ -11,7 +11,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -66,8 +65,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	}
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newResources(mgr.GetCache(), log))
+	registry.MustRegister(newResources(mgr.GetCache(), log)) // Go's own series are in controller-runtime's registry
 	watchdog := reconcile.NewWatchdog()
 	edge := reconcile.Edge{
 		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
