@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -22,7 +23,7 @@ func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, 
 		return err
 	}
 	for _, housekeeping := range []manager.Runnable{store, git} {
-		if err := mgr.Add(housekeeping); err != nil {
+		if err := mgr.Add(housekeeper(housekeeping, log)); err != nil {
 			return fmt.Errorf("adding housekeeping: %w", err)
 		}
 	}
@@ -37,4 +38,14 @@ func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, 
 		WatchesRawSource(source.StoredGitRepositories(store)).
 		WatchesRawSource(waker).
 		Complete(do)
+}
+
+// housekeeper runs what collects garbage. That it could not is no reason for the agent to end.
+func housekeeper(r manager.Runnable, log *slog.Logger) manager.Runnable {
+	return manager.RunnableFunc(func(ctx context.Context) error {
+		if err := r.Start(ctx); err != nil {
+			log.Error("collecting garbage", "error", err)
+		}
+		return nil
+	})
 }
