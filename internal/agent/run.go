@@ -160,7 +160,7 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 		{"metrics", flags.MetricsAddr, metricsHandler(registry, runtimemetrics.Registry)},
 		{"health", flags.HealthAddr, healthHandler(watchdog.Check, ready)},
 	} {
-		listening, err := listen(s.name, s.address, s.handler)
+		listening, err := listen(ctx, s.name, s.address, s.handler)
 		if err != nil {
 			return err
 		}

@@ -106,7 +106,7 @@ func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	}
 	obj := c.kind.New()
 	if err := api.Decode(undecoded, obj); err != nil {
-		return c.refuse(ctx, req, undecoded, err)
+		return c.refuse(ctx, req, undecoded, err), nil
 	}
 	obj = c.writer.newest(obj)
 	switch {
