@@ -267,24 +267,51 @@ func field(obj *unstructured.Unstructured, path string) string {
 	return out.String()
 }
 
-// writes mark | writes: prints what the agent wrote to the API server since the mark about the script's namespace, without
-// dry runs, Events and Leases, or none, as the API server's audit log has it. Scripts that use it begin with `[!audit]
-// skip`, since another cluster's audit log is out of reach.
+// writes mark | writes until REGEXP: prints what the agent wrote to the API server since the mark about the script's
+// namespace, without dry runs, Events and Leases, as the API server's audit log has it, once that holds a write that
+// matches. REGEXP is to match the last write: the log follows what `await` has seen by a moment, and there is nothing to
+// watch on a file. Scripts that use it begin with `[!audit] skip`, since another cluster's audit log is out of reach.
 func cmdWrites(ts *testscript.TestScript, args []string) {
 	s := of(ts)
-	var err error
-	if len(args) == 1 && args[0] == "mark" {
+	switch {
+	case len(args) == 1 && args[0] == "mark":
+		var err error
 		s.audit, err = s.cluster.AuditLog()
 		ts.Check(err)
 		s.mark, err = s.audit.Mark()
 		ts.Check(err)
-		return
+	case len(args) == 2 && args[0] == "until":
+		last, err := regexp.Compile(args[1])
+		ts.Check(err)
+		lines, err := s.writesUntil(last)
+		ts.Check(err)
+		printLines(ts, lines)
+	default:
+		ts.Fatalf("usage: writes mark | writes until REGEXP")
 	}
-	writes, err := s.audit.AgentWrites(s.mark, s.namespace)
-	ts.Check(err)
-	var lines []string
-	for _, w := range writes {
-		lines = append(lines, w.String())
+}
+
+func (s *script) writesUntil(last *regexp.Regexp) ([]string, error) {
+	ctx, cancel := bounded()
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		writes, err := s.audit.AgentWrites(s.mark, s.namespace)
+		if err != nil {
+			return nil, err
+		}
+		var lines []string
+		for _, w := range writes {
+			lines = append(lines, w.String())
+		}
+		if slices.ContainsFunc(lines, last.MatchString) {
+			return lines, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for a write that matches %q: %w; there are %v", last, ctx.Err(), lines)
+		case <-tick.C:
+		}
 	}
-	printLines(ts, lines)
 }

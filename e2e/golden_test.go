@@ -263,7 +263,7 @@ func managers(obj *unstructured.Unstructured) map[string]any {
 		switch entry.Manager {
 		case "kustomize-controller", "gotk-kustomize-controller", "source-controller":
 			name := strings.TrimSpace(fmt.Sprintf("manager %s %s %s", entry.Manager, entry.Operation, entry.Subresource))
-			out[name] = string(entry.FieldsV1.Raw)
+			out[name] = entry.FieldsV1.GetRawString()
 		}
 	}
 	return out

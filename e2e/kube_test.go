@@ -512,7 +512,7 @@ metadata: {name: held, namespace: NS, finalizers: [example.com/hold]}`)
 		}
 	}
 	want := map[string]kube.Outcome{
-		"plain": kube.Deleted, "moved": kube.HandedOver, "keep": kube.KeptDisabled, "held": kube.Terminating,
+		"plain": kube.Deleted, "moved": kube.HandedOver, "keep": kube.KeptDisabled, "held": kube.Deleting,
 		"missing": kube.Gone, "default": kube.KeptProtected, "kube-system": kube.KeptProtected,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -106,7 +106,7 @@ func (s *screen) table(header []string, rows [][]string) {
 	for _, row := range rows {
 		fmt.Fprintln(table, strings.Join(row, "\t"))
 	}
-	table.Flush() // A strings.Builder takes everything.
+	_ = table.Flush() // A strings.Builder takes everything.
 	first, rest, _ := strings.Cut(text.String(), "\n")
 	fmt.Fprintf(s.w, "\n%s\n%s\n", s.style(bold, first), rest)
 }

@@ -84,7 +84,7 @@ func (c *Cluster) Get(ctx context.Context, ref Ref) (*unstructured.Unstructured,
 	}
 	obj, err := api.Get(ctx, ref.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // Absence is an answer that callers ask for.
+		return nil, nil // Absence is an answer that callers ask for.
 	}
 	return obj, err
 }

@@ -43,7 +43,7 @@ type Process struct {
 // Start runs p and waits until it is ready. When it is not, because it ended or because ctx did, it is stopped.
 func Start(ctx context.Context, p Program) (*Process, error) {
 	log := &syncWriter{w: p.Log}
-	cmd := exec.Command(p.Path, p.Args...) //nolint:noctx // It outlives ctx, which bounds the start only.
+	cmd := exec.Command(p.Path, p.Args...) // It outlives ctx, which bounds the start only.
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stderr = log
 	// A write end of our own instead of StdoutPipe: Wait must not return before every line was handed on.

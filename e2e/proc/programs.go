@@ -114,8 +114,9 @@ func Agent(binary string, c *AgentConfig, env []string, log io.Writer) Program {
 func (c *AgentConfig) AwaitReady(ctx context.Context, ended <-chan struct{}) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for last := errors.New("not asked yet"); ; {
-		if last = c.ready(ctx); last == nil {
+	for {
+		last := c.ready(ctx)
+		if last == nil {
 			return nil
 		}
 		select {

@@ -52,6 +52,8 @@ func (a Audit) Mark() (AuditMark, error) {
 
 // AgentWrites returns what agents wrote since mark about a namespace and the objects in it, in the order of the answers.
 // Dry runs change nothing and are left out, and so are Events and Leases, which are written beside the work.
+//
+// The server logs a request when it has answered it, which is a moment after a watch has told of its effect.
 func (a Audit) AgentWrites(since AuditMark, namespace string) ([]Write, error) {
 	f, err := os.Open(a.path)
 	if err != nil {
@@ -62,10 +64,9 @@ func (a Audit) AgentWrites(since AuditMark, namespace string) ([]Write, error) {
 		return nil, err
 	}
 	var writes []Write
-	// The server writes whole lines before it answers, so everything a test has seen the effect of is here.
 	for lines := bufio.NewReader(f); ; {
 		line, err := lines.ReadBytes('\n')
-		if err == io.EOF { //nolint:errorlint // bufio documents io.EOF itself.
+		if errors.Is(err, io.EOF) {
 			return writes, nil
 		}
 		if err != nil {

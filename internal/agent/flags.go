@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +85,8 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoCrossNamespace, "no-cross-namespace-refs", false, "refuse references to sources of other namespaces")
 	// Flux's default is false. A build that fetches whatever a repository names is a hole; see internal/sync/remote.go.
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
+	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
+	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
 	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true)")
 }
 
@@ -103,6 +106,18 @@ func (f *Flags) complete(env map[string]string) error {
 	if f.JitterPercent < 0 || f.JitterPercent >= 100 {
 		return fmt.Errorf("--interval-jitter-percentage: %d is not between 0 and 99", f.JitterPercent)
 	}
+	if f.RequeueDependency <= 0 {
+		return errors.New("--requeue-dependency must be more than 0: it is the safety net of dependsOn")
+	}
+	if f.RetentionTTL <= 0 || f.RetentionRecords < 1 {
+		return errors.New("--artifact-retention-ttl must be more than 0 and --artifact-retention-records at least 1")
+	}
+	if !slices.Contains([]string{"trace", "debug", "info", "error"}, f.LogLevel) {
+		return fmt.Errorf("--log-level: %q is not trace, debug, info or error", f.LogLevel)
+	}
+	if !slices.Contains([]string{"json", "console"}, f.LogEncoding) {
+		return fmt.Errorf("--log-encoding: %q is not json or console", f.LogEncoding)
+	}
 	if f.Concurrent < 1 || f.ConcurrentSSA < 1 {
 		return errors.New("--concurrent and --concurrent-ssa must be at least 1")
 	}
@@ -115,13 +130,13 @@ func (f *Flags) complete(env map[string]string) error {
 // advertised is the address of artifacts when none is given: the one that is listened on if it names a host, otherwise the
 // Service that Flux's clients expect.
 func (f *Flags) advertised() string {
-	host, _, err := net.SplitHostPort(f.StorageAddr)
+	host, port, err := net.SplitHostPort(f.StorageAddr)
 	if err == nil && host != "" && host != "0.0.0.0" && host != "::" {
 		return f.StorageAddr
 	}
 	if f.Kubeconfig != "" { // not in a cluster: there is no Service
 		if name, err := os.Hostname(); err == nil {
-			return name + f.StorageAddr
+			return net.JoinHostPort(name, port)
 		}
 	}
 	return "source-controller." + f.Namespace + ".svc.cluster.local."

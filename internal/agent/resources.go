@@ -3,20 +3,20 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/url"
+	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/cleat-dev/cleat/internal/api"
 )
 
 // resources is the state of our objects as metrics, read from the cache when it is asked for. Flux left these to
 // kube-state-metrics in 2.1; the names are those that its dashboards and alerts still ask for.
 type resources struct {
 	reader client.Reader
-	kinds  []schema.GroupVersionKind
 	log    *slog.Logger
 }
 
@@ -34,8 +34,11 @@ var (
 )
 
 func newResources(reader client.Reader, log *slog.Logger) *resources {
-	return &resources{reader: reader, log: log, kinds: []schema.GroupVersionKind{api.GitRepositoryKind, api.KustomizationKind}}
+	return &resources{reader: reader, log: log}
 }
+
+// collectTimeout bounds how long a scrape waits for a cache that is not filled.
+const collectTimeout = 2 * time.Second
 
 // Describe implements prometheus.Collector.
 func (r *resources) Describe(ch chan<- *prometheus.Desc) {
@@ -46,10 +49,12 @@ func (r *resources) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (r *resources) Collect(ch chan<- prometheus.Metric) {
-	for _, kind := range r.kinds {
+	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
+	defer cancel()
+	for _, kind := range kinds {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
-		if err := r.reader.List(context.Background(), list); err != nil {
+		if err := r.reader.List(ctx, list); err != nil {
 			r.log.Debug("listing for the metrics", "kind", kind.Kind, "error", err)
 			continue // the cache has not started
 		}
@@ -74,7 +79,7 @@ func (r *resources) collect(ch chan<- prometheus.Metric, kind schema.GroupVersio
 	suspended, _, _ := unstructured.NestedBool(u.Object, "spec", "suspend")
 	ch <- prometheus.MustNewConstMetric(suspendDesc, prometheus.GaugeValue, oneIf(suspended), kind.Kind, name, namespace)
 	ch <- prometheus.MustNewConstMetric(infoDesc, prometheus.GaugeValue, 1, kind.Group, kind.Version, kind.Kind, namespace, name,
-		ready, boolLabel(suspended), revisionOf(u), text(u, "spec", "sourceRef", "name"), text(u, "spec", "url"))
+		ready, strconv.FormatBool(suspended), revisionOf(u), text(u, "spec", "sourceRef", "name"), urlOf(u))
 }
 
 // conditions returns type → status of an object that may hold anything.
@@ -99,6 +104,16 @@ func revisionOf(u *unstructured.Unstructured) string {
 	return text(u, "status", "lastAppliedRevision")
 }
 
+// urlOf is spec.url without the user and password that it may hold (faults.md A29).
+func urlOf(u *unstructured.Unstructured) string {
+	parsed, err := url.Parse(text(u, "spec", "url"))
+	if err != nil {
+		return ""
+	}
+	parsed.User = nil
+	return parsed.String()
+}
+
 func text(u *unstructured.Unstructured, path ...string) string {
 	value, _, _ := unstructured.NestedString(u.Object, path...)
 	return value
@@ -109,11 +124,4 @@ func oneIf(yes bool) float64 {
 		return 1
 	}
 	return 0
-}
-
-func boolLabel(yes bool) string {
-	if yes {
-		return "True"
-	}
-	return "False"
 }

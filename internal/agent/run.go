@@ -11,10 +11,11 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -31,6 +32,9 @@ import (
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
+
+// kinds are those that the agent reconciles.
+var kinds = []schema.GroupVersionKind{api.GitRepositoryKind, api.KustomizationKind}
 
 // progressAfter is how long a step or a wait lasts before the status tells of it.
 const progressAfter = time.Second
@@ -61,8 +65,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	}
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newResources(mgr.GetCache(), log))
+	registry.MustRegister(newResources(mgr.GetCache(), log)) // Go's own series are in controller-runtime's registry
 	watchdog := reconcile.NewWatchdog()
 	edge := reconcile.Edge{
 		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
@@ -75,10 +78,11 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if edge.Client, err = client.New(config, client.Options{Scheme: mgr.GetScheme(), Mapper: cluster.Mapper}); err != nil {
 		return fmt.Errorf("making the client: %w", err)
 	}
-	if err := setupSources(mgr, edge, store, flags, log); err != nil {
+	sources := &reconcile.Waker{}
+	if err := setupSources(mgr, edge, store, sources, flags, log); err != nil {
 		return err
 	}
-	if err := setupSync(ctx, mgr, edge, store, cluster, flags, log); err != nil {
+	if err := setupSync(ctx, mgr, edge, store, cluster, sources.Wake, flags, log); err != nil {
 		return err
 	}
 	return serve(ctx, flags, config, mgr, store, registry, watchdog, log)
@@ -92,11 +96,12 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *s
 		options.DefaultNamespaces = map[string]cache.Config{flags.Namespace: {}}
 	}
 	options.ByObject = map[client.Object]cache.ByObject{
-		api.Undecoded(api.KustomizationKind): {Label: flags.watched},
-		api.Undecoded(api.GitRepositoryKind): {Label: flags.watched},
 		// Of these only the metadata is watched, to be woken by.
 		&corev1.ConfigMap{}: {Label: flags.configs},
 		&corev1.Secret{}:    {Label: flags.configs},
+	}
+	for _, kind := range kinds {
+		options.ByObject[api.Undecoded(kind)] = cache.ByObject{Label: flags.watched}
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:         api.NewScheme(),
@@ -113,8 +118,9 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *s
 	return mgr, nil
 }
 
-// setupSync starts what reconciles Kustomizations.
-func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, cluster *kube.Cluster, flags Flags, log *slog.Logger) error {
+// setupSync starts what reconciles Kustomizations. refetch wakes a source whose snapshot is not in the store.
+func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, cluster *kube.Cluster,
+	refetch func(types.NamespacedName), flags Flags, log *slog.Logger) error {
 	applier, err := cluster.Applier("")
 	if err != nil {
 		return err
@@ -122,9 +128,11 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
 	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
 	r := appsync.New(appsync.Reconciler{
-		Reader: edge.Reader, Snapshots: store, Cluster: cluster, Applier: applier,
+		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Cluster: cluster, Applier: applier,
 		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
+		Lost: refetch,
 		Options: appsync.Options{
+			Sharded:              flags.WatchSelector != "",
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
 		},
 	}, edge.Client)
@@ -152,7 +160,7 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 		{"metrics", flags.MetricsAddr, metricsHandler(registry, runtimemetrics.Registry)},
 		{"health", flags.HealthAddr, healthHandler(watchdog.Check, ready)},
 	} {
-		listening, err := listen(s.name, s.address, s.handler)
+		listening, err := listen(ctx, s.name, s.address, s.handler)
 		if err != nil {
 			return err
 		}
@@ -166,7 +174,10 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 	}
 	act := func(ctx context.Context) error {
 		group.Go(func() error {
-			working.Store(mgr.GetCache().WaitForCacheSync(ctx))
+			if err := filled(ctx, mgr.GetCache()); err != nil {
+				return err
+			}
+			working.Store(true)
 			log.Info("agent is running", "version", Version)
 			return nil
 		})
@@ -174,11 +185,21 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 	}
 	group.Go(func() error {
 		if flags.LeaderElection {
-			return lead(ctx, config, flags, act)
+			return lead(ctx, config, flags, log, act)
 		}
 		return act(ctx)
 	})
 	err := group.Wait()
 	log.Info("agent has stopped")
 	return err
+}
+
+// filled returns when the caches of all our kinds are filled, or ctx has ended.
+func filled(ctx context.Context, objects cache.Cache) error {
+	for _, kind := range kinds {
+		if _, err := objects.GetInformer(ctx, api.Undecoded(kind)); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("filling the cache of %s: %w", kind.Kind, err)
+		}
+	}
+	return nil
 }

@@ -23,8 +23,8 @@ type server struct {
 	http     *http.Server
 }
 
-func listen(name, address string, handler http.Handler) (*server, error) {
-	listener, err := net.Listen("tcp", address)
+func listen(ctx context.Context, name, address string, handler http.Handler) (*server, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for %s: %w", name, err)
 	}

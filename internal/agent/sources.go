@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -16,14 +17,14 @@ import (
 	"github.com/cleat-dev/cleat/internal/source/git"
 )
 
-// setupSources starts what fetches sources.
-func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, flags Flags, log *slog.Logger) error {
+// setupSources starts what fetches sources. waker wakes those whose artifact a reader has missed.
+func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, waker *reconcile.Waker, flags Flags, log *slog.Logger) error {
 	fetcher, err := git.NewFetcher(store, source.Network{}, git.Limits{})
 	if err != nil {
 		return err
 	}
 	for _, housekeeping := range []manager.Runnable{store, fetcher} {
-		if err := mgr.Add(housekeeping); err != nil {
+		if err := mgr.Add(housekeeper(housekeeping, log)); err != nil {
 			return fmt.Errorf("adding housekeeping: %w", err)
 		}
 	}
@@ -36,5 +37,16 @@ func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, 
 		WithOptions(controller.Options{MaxConcurrentReconciles: flags.Concurrent}).
 		For(api.Undecoded(api.GitRepositoryKind), builder.WithPredicates(reconcile.Asked())).
 		WatchesRawSource(source.Stored(store, api.GitRepositoryKind.Kind)).
+		WatchesRawSource(waker).
 		Complete(do)
+}
+
+// housekeeper runs what collects garbage. That it could not is no reason for the agent to end.
+func housekeeper(r manager.Runnable, log *slog.Logger) manager.Runnable {
+	return manager.RunnableFunc(func(ctx context.Context) error {
+		if err := r.Start(ctx); err != nil {
+			log.Error("collecting garbage", "error", err)
+		}
+		return nil
+	})
 }

@@ -20,7 +20,7 @@ const (
 	manifestName = "manifest.json"
 )
 
-// ErrNotFound: the store holds neither a snapshot nor a tarball of that digest. Its source must be fetched again.
+// ErrNotFound says that the store holds neither a snapshot nor a tarball of that digest. Its source must be fetched again.
 var ErrNotFound = errors.New("not in the artifact storage")
 
 var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)

@@ -89,18 +89,33 @@ func (w *Writer) AddDir(name string) error {
 	return nil
 }
 
+// AddFrom adds a file that another snapshot has, under a path of its own there, without writing its content again. The
+// snapshot must be pinned. Snapshots are never written to, so it does not matter that they share a file on disk. It reports
+// false, and adds nothing, when the snapshot has no such file or it cannot be shared, for instance because the file system
+// allows no more links to it.
+func (w *Writer) AddFrom(name string, from *Snapshot, file string) (bool, error) {
+	f, ok := from.files[file]
+	if !ok {
+		return false, nil
+	}
+	if err := w.admitFile(name); err != nil {
+		return false, err
+	}
+	source := filepath.Join(from.dir, filepath.FromSlash(file))
+	info, err := os.Lstat(source)
+	if err != nil || !info.Mode().IsRegular() {
+		return false, nil // the tree is a cache and may be gone; the caller has the content
+	}
+	if os.Link(source, filepath.Join(w.dir, treeName, filepath.FromSlash(name))) != nil {
+		return false, nil
+	}
+	return true, w.added(name, f, info.Size())
+}
+
 // AddFile adds a regular file with all that content yields. A path may be added once.
 func (w *Writer) AddFile(name string, executable bool, content io.Reader) error {
-	if err := w.admit(name); err != nil {
+	if err := w.admitFile(name); err != nil {
 		return err
-	}
-	if _, twice := w.files[name]; twice || w.made[name] {
-		return fmt.Errorf("%w: %q comes twice", ErrPath, name)
-	}
-	if parent := path.Dir(name); parent != "." {
-		if err := w.makeDir(parent); err != nil {
-			return err
-		}
 	}
 	mode := os.FileMode(0o444)
 	if executable {
@@ -115,10 +130,28 @@ func (w *Writer) AddFile(name string, executable bool, content io.Reader) error 
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
-	if w.bytes += n; w.bytes > w.limits.Bytes {
+	return w.added(name, File{Hash: hex.EncodeToString(sum.Sum(nil)), Executable: executable}, n)
+}
+
+// admitFile says whether a file may be added under the name, and makes the directory that it lies in.
+func (w *Writer) admitFile(name string) error {
+	if err := w.admit(name); err != nil {
+		return err
+	}
+	if _, twice := w.files[name]; twice || w.made[name] {
+		return fmt.Errorf("%w: %q comes twice", ErrPath, name)
+	}
+	if parent := path.Dir(name); parent != "." {
+		return w.makeDir(parent)
+	}
+	return nil
+}
+
+func (w *Writer) added(name string, f File, size int64) error {
+	if w.bytes += size; w.bytes > w.limits.Bytes {
 		return fmt.Errorf("%w: files add up to more than %d bytes", ErrLimit, w.limits.Bytes)
 	}
-	w.files[name] = File{Hash: hex.EncodeToString(sum.Sum(nil)), Executable: executable}
+	w.files[name] = f
 	return nil
 }
 

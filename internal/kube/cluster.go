@@ -39,11 +39,13 @@ type Cluster struct {
 
 // Connect prepares a Cluster; it makes no request. Close it to end its watches.
 //
-// The client's own rate limit is off: API priority and fairness is what decides about the share of an API server that
-// an agent gets, and it sees the whole.
+// The client's own rate limit is off unless config sets one: API priority and fairness is what decides about the share of
+// an API server that an agent gets, and it sees the whole.
 func Connect(config *rest.Config, options Options) (*Cluster, error) {
 	config = rest.CopyConfig(config)
-	config.QPS = -1
+	if config.QPS == 0 {
+		config.QPS = -1
+	}
 	if options.Concurrency == 0 {
 		options.Concurrency = 4
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,7 +40,9 @@ const (
 	KeptDisabled Outcome = "kept: disabled"
 	// KeptProtected: it is one of the few objects that are never pruned.
 	KeptProtected Outcome = "kept: protected"
-	// Terminating: it is being deleted, and finalizers hold it up.
+	// Deleting: the API server accepted the deletion just now, and finalizers hold it up.
+	Deleting Outcome = "deleting"
+	// Terminating: it was being deleted already, and finalizers hold it up.
 	Terminating Outcome = "terminating"
 	// InUse: it is a CRD with objects that are not ours, which would go with it.
 	InUse Outcome = "in use"
@@ -49,7 +53,7 @@ const (
 // Tracked says whether the object stays in the inventory, to be tried again.
 func (o Outcome) Tracked() bool {
 	switch o {
-	case Terminating, InUse, Failed:
+	case Deleting, Terminating, InUse, Failed:
 		return true
 	case Deleted, Gone, HandedOver, KeptDisabled, KeptProtected:
 		return false
@@ -92,10 +96,10 @@ func (r PruneResult) Remaining() []object.Ref {
 	return refs
 }
 
-// Kept returns what was not deleted although it is gone from Git, for a reason that is no error.
+// Kept returns what is still there although it is gone from Git, for a reason that is no error and that people should know.
 func (r PruneResult) Kept() PruneResult {
 	return slices.DeleteFunc(slices.Clone(r), func(p Pruned) bool {
-		return !slices.Contains([]Outcome{HandedOver, KeptProtected, InUse}, p.Outcome)
+		return !slices.Contains([]Outcome{HandedOver, KeptProtected, InUse, Terminating}, p.Outcome)
 	})
 }
 
@@ -158,7 +162,7 @@ func (p *pruning) prune(ctx context.Context, ref object.Ref) (Outcome, string, e
 		}
 		switch err := p.delete(ctx, live); {
 		case err == nil && len(live.GetFinalizers()) > 0:
-			return Terminating, awaiting(live), nil
+			return Deleting, awaiting(live), nil
 		case err == nil:
 			return Deleted, "", nil
 		case apierrors.IsNotFound(err):
@@ -264,6 +268,9 @@ func (p *pruning) instances(ctx context.Context, crd *unstructured.Unstructured)
 
 // read returns a live object; nil when it does not exist, or when its kind is not served at all any more.
 func (a *Applier) read(ctx context.Context, ref object.Ref) (*unstructured.Unstructured, error) {
+	if a.impossible(ref) {
+		return nil, nil
+	}
 	live, err := a.get(ctx, ref)
 	switch {
 	case err == nil:
@@ -288,6 +295,20 @@ func (a *Applier) read(ctx context.Context, ref object.Ref) (*unstructured.Unstr
 		return nil, nil
 	}
 	return live, err
+}
+
+// impossible says whether no object of that name can exist. What Git asks for is tracked before the API server has seen
+// it, so that a typo there (a name with a slash, a namespaced object without a namespace) gets into inventories, and has to
+// get out again without being asked for: the client refuses to.
+func (a *Applier) impossible(ref object.Ref) bool {
+	if len(content.IsPathSegmentName(ref.Name)) > 0 || len(content.IsPathSegmentName(ref.Namespace)) > 0 {
+		return true
+	}
+	if ref.Namespace != "" {
+		return false
+	}
+	mapping, err := a.mapper.RESTMapping(ref.GroupKind(), ref.Version)
+	return err == nil && mapping.Scope.Name() == meta.RESTScopeNameNamespace
 }
 
 // isDiscovery says whether an error is no answer to a request about the object, so that it may be about finding the kind.

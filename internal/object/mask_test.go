@@ -82,7 +82,7 @@ func TestF45_MaskError(t *testing.T) {
 	if status.ErrStatus.Details.Causes[0].Message != "hunter2" {
 		t.Error("the original was modified")
 	}
-	if plain := errors.New("nothing to hide"); MaskError(plain, secret) != plain {
+	if plain := errors.New("nothing to hide"); MaskError(plain, secret) != plain { //nolint:errorlint // it must be the very same error
 		t.Error("an error without a secret was not left as it is")
 	}
 	if MaskError(nil, secret) != nil {

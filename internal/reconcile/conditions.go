@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -54,12 +53,9 @@ func Progressing(obj Object, progress string) {
 
 // SetCondition sets one condition for the object's current generation. The time changes only with the status.
 func SetCondition(obj Object, kind string, status metav1.ConditionStatus, reason, message string) {
-	if len(message) > maxConditionMessage {
-		message = strings.ToValidUTF8(message[:maxConditionMessage], "") + "…"
-	}
 	conditions := slices.Clone(obj.GetConditions())
 	apimeta.SetStatusCondition(&conditions, metav1.Condition{
-		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: obj.GetGeneration(),
+		Type: kind, Status: status, Reason: reason, Message: cut(message, maxConditionMessage), ObservedGeneration: obj.GetGeneration(),
 	})
 	slices.SortStableFunc(conditions, func(a, b metav1.Condition) int { return rank(a.Type) - rank(b.Type) })
 	obj.SetConditions(conditions)

@@ -18,6 +18,10 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 )
 
+// maxRun bounds one run, whatever timeout an object asks for: a run holds one of few workers. Waits hold none, and are
+// bounded by the object's own timeout alone.
+const maxRun = time.Hour
+
 // Object is a Flux object: it has conditions.
 type Object interface {
 	client.Object
@@ -40,6 +44,8 @@ type Kind[T Object, A any] struct {
 
 	// Begin makes the attempt of one run.
 	Begin func(context.Context, *Run[T]) A
+	// Began says when the attempt began, which for one that has waited is before this run; nil means with the run.
+	Began func(A) time.Time
 	// Steps bring the world to what the object asks for. Which list it is depends on how far an earlier run has come.
 	Steps func(A) []Step[A]
 	// Cleanup runs instead when the object is being deleted and carries the finalizer, which is removed at the end.
@@ -59,7 +65,7 @@ type Kind[T Object, A any] struct {
 type Edge struct {
 	// Reader reads our own objects from the cache, undecoded.
 	Reader client.Reader
-	// Client writes to the API server.
+	// Client writes to the API server, and reads past the cache.
 	Client   client.Client
 	Metrics  *Metrics
 	Watchdog *Watchdog
@@ -82,13 +88,13 @@ type Controller[T Object, A any] struct {
 func NewController[T Object, A any](kind Kind[T, A], edge Edge, manager string, recorder *Recorder, log *slog.Logger) *Controller[T, A] {
 	return &Controller[T, A]{
 		kind: kind, edge: edge, recorder: recorder, log: log,
-		writer:  newWriter[T](edge.Client, manager),
+		writer:  newWriter(edge.Client, kind.GVK, kind.New, manager),
 		requeue: newRequeuer(edge.Timing),
 	}
 }
 
-// Reconcile does one run for one object. It never returns an error: what went wrong is in the object's status, and when
-// to try again is in the result.
+// Reconcile does one run for one object. An error is only returned when the cache cannot be read: what went wrong with the
+// object is in its status, and when to try again is in the result.
 func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	undecoded := api.Undecoded(c.kind.GVK)
 	if err := c.edge.Reader.Get(ctx, req.NamespacedName, undecoded); err != nil {
@@ -96,74 +102,101 @@ func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 			c.forget(req)
 			return ctrl.Result{}, nil
 		}
-		return ctrl.Result{}, err // the cache has not started: not an outcome of this object
+		return ctrl.Result{}, err
 	}
 	obj := c.kind.New()
 	if err := api.Decode(undecoded, obj); err != nil {
-		return c.refuse(ctx, undecoded, err)
+		return c.refuse(ctx, req, undecoded, err), nil
 	}
 	obj = c.writer.newest(obj)
 	switch {
 	case !obj.GetDeletionTimestamp().IsZero():
-		return c.finalize(ctx, req, obj)
+		return c.finalize(ctx, req, obj), nil
 	case c.kind.Suspended(obj):
 		return ctrl.Result{}, nil // a suspended object is left exactly as it is
 	}
-	return c.attempt(ctx, req, obj)
+	return c.attempt(ctx, req, obj), nil
 }
 
 // attempt runs the steps for obj and reports what came of it.
-func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T) (ctrl.Result, error) {
+func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T) ctrl.Result {
+	timeout := min(c.kind.Timeout(obj), maxRun)
+	defer c.edge.Watchdog.watch(c.name(obj), time.Now(), timeout+writeTimeout)()
 	run := newRun(obj, c.writer, c.edge.ProgressAfter)
 	a := c.kind.Begin(ctx, run)
-	end := c.run(ctx, run, a, c.kind.Steps(a))
+	end := c.run(ctx, timeout, run, a, c.kind.Steps(a))
+	quiet := end.Waiting != nil && end.Waiting.Quiet // it has only just begun to wait, which is not worth a write
+	if !quiet && !end.Done && ctx.Err() == nil {
+		success := c.kind.Report(a, end)
+		summarize(obj, end, success)
+		c.conclude(run, end)
+	}
+	return c.end(ctx, req, run, a, end)
+}
+
+// finalize cleans up after an object that is being deleted and lets it go.
+func (c *Controller[T, A]) finalize(ctx context.Context, req ctrl.Request, obj T) ctrl.Result {
+	if !controllerutil.ContainsFinalizer(obj, api.Finalizer) {
+		return ctrl.Result{} // ours is done; somebody else's finalizer still holds the object
+	}
+	timeout := min(c.kind.Timeout(obj), maxRun)
+	defer c.edge.Watchdog.watch(c.name(obj), time.Now(), timeout+writeTimeout)()
+	run := newRun(obj, c.writer, c.edge.ProgressAfter)
+	a := c.kind.Begin(ctx, run)
+	end := c.run(ctx, timeout, run, a, c.kind.Cleanup)
+	if !end.Succeeded() {
+		summarize(obj, end, Success{})
+		return c.end(ctx, req, run, a, end)
+	}
+	if err := c.writer.removeFinalizer(ctx, obj); err != nil {
+		return c.unwritten(req, obj, err)
+	}
+	c.log.Info("deleted", "name", obj.GetName(), "namespace", obj.GetNamespace())
+	return ctrl.Result{}
+}
+
+// end writes the status, tells of the outcome and says when to look again.
+func (c *Controller[T, A]) end(ctx context.Context, req ctrl.Request, run *Run[T], a A, end Outcome) ctrl.Result {
 	if ctx.Err() != nil {
-		return ctrl.Result{}, nil // the agent is stopping: what was cut off is done by whoever comes next
+		return ctrl.Result{} // the agent is stopping: what was cut off is done by whoever comes next
 	}
-	before := Condition(obj, meta.ReadyCondition).DeepCopy()
-	if err := c.report(ctx, run, a, end); err != nil {
-		c.log.Error("writing the status", "name", obj.GetName(), "namespace", obj.GetNamespace(), "error", err)
-		return ctrl.Result{RequeueAfter: c.requeue.backoff.When(req)}, nil
+	if err := run.flush(ctx); client.IgnoreNotFound(err) != nil {
+		return c.unwritten(req, run.Obj, err)
 	}
-	c.tell(obj, a, end, before)
+	c.tell(run, end, c.kind.EventMetadata(a))
 	c.kind.After(a, end)
-	return ctrl.Result{RequeueAfter: c.requeue.after(req, end, c.kind.Interval(obj), c.kind.RetryInterval(obj))}, nil
+	return ctrl.Result{RequeueAfter: c.requeue.after(req, end, c.kind.Interval(run.Obj), c.kind.RetryInterval(run.Obj))}
 }
 
-// report turns the outcome into status and writes it. A wait that has only just begun is not worth a write.
-func (c *Controller[T, A]) report(ctx context.Context, run *Run[T], a A, end Outcome) error {
-	if end.Waiting != nil && end.Waiting.Quiet {
-		return nil
-	}
-	success := c.kind.Report(a, end)
-	summarize(run.Obj, end, success)
-	c.conclude(run.Obj, run.RequestedAt, end)
-	return run.flush(ctx)
+// unwritten says that the API server did not take what was to be written about obj.
+func (c *Controller[T, A]) unwritten(req ctrl.Request, obj T, err error) ctrl.Result {
+	c.log.Error("writing to the object", "name", obj.GetName(), "namespace", obj.GetNamespace(), "error", err)
+	return ctrl.Result{RequeueAfter: c.requeue.backoff.When(req)}
 }
 
-// run runs the steps within the object's timeout.
-func (c *Controller[T, A]) run(ctx context.Context, run *Run[T], a A, steps []Step[A]) Outcome {
+// run runs the steps within the timeout.
+func (c *Controller[T, A]) run(ctx context.Context, timeout time.Duration, run *Run[T], a A, steps []Step[A]) Outcome {
 	obj, started := run.Obj, time.Now()
-	timeout := c.kind.Timeout(obj)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	defer c.edge.Watchdog.watch(c.kind.GVK.Kind+"/"+obj.GetNamespace()+"/"+obj.GetName(), started, timeout)()
-
 	end := runSteps(ctx, a, steps, func(step Step[A], do func() error) error {
-		began := time.Now()
-		stop := func() {}
 		if step.Progress != nil {
-			stop = run.reportLater(ctx, step.Progress(a))
+			defer run.reportLater(ctx, step.Progress(a))()
 		}
+		began := time.Now()
 		err := do()
-		stop()
 		took := time.Since(began)
 		c.edge.Metrics.stepDone(c.kind.GVK.Kind, step.Name, stepResult(err), took)
 		c.log.Debug("step", "name", obj.GetName(), "namespace", obj.GetNamespace(), "step", step.Name, "took", took.String())
 		return err
 	})
+	if c.kind.Began != nil {
+		started = c.kind.Began(a)
+	}
 	end.Took = time.Since(started)
-	c.edge.Metrics.attempt(c.kind.GVK.Kind, client.ObjectKeyFromObject(obj), end.Took)
+	if end.Waiting == nil {
+		c.edge.Metrics.attempt(c.kind.GVK.Kind, client.ObjectKeyFromObject(obj), end.Took)
+	}
 	return end
 }
 
@@ -181,64 +214,40 @@ func stepResult(err error) string {
 
 // conclude notes that the object's generation and the user's request have been dealt with. A wait has dealt with
 // neither: `flux reconcile` looks at both together with Ready. A fault has not observed the generation unless it is final.
-func (c *Controller[T, A]) conclude(obj T, requestedAt string, end Outcome) {
+func (c *Controller[T, A]) conclude(run *Run[T], end Outcome) {
 	if end.Waiting != nil {
 		return
 	}
-	if requestedAt != "" {
-		c.kind.Handled(obj).SetLastHandledReconcileRequest(requestedAt)
+	if run.RequestedAt != "" {
+		c.kind.Handled(run.Obj).SetLastHandledReconcileRequest(run.RequestedAt)
 	}
 	if end.Fault == nil || end.Fault.Retry == api.RetryNever {
-		*c.kind.Observed(obj) = obj.GetGeneration()
+		*c.kind.Observed(run.Obj) = run.Obj.GetGeneration()
 	}
 }
 
 // tell logs the outcome, once, and sends an event for a fault that is news.
-func (c *Controller[T, A]) tell(obj T, a A, end Outcome, before *metav1.Condition) {
-	log := c.log.With("name", obj.GetName(), "namespace", obj.GetNamespace(), "took", end.Took.String())
+func (c *Controller[T, A]) tell(run *Run[T], end Outcome, metadata map[string]string) {
+	log := c.log.With("name", run.Obj.GetName(), "namespace", run.Obj.GetNamespace(), "took", end.Took.String())
 	switch {
+	case end.Done:
+		log.Debug("nothing left to do", "step", end.Step)
+		return
 	case end.Waiting != nil:
 		log.Debug("waiting", "step", end.Step)
+		return
 	case end.Fault == nil:
 		log.Info("reconciled")
+		return
+	case end.waitsForOthers():
+		log.Info("waiting for others", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
 	default:
-		if end.waitsForOthers() {
-			log.Info("waiting for others", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
-		} else {
-			log.Error("reconciliation failed", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
-		}
-		same := before != nil && before.Reason == end.Fault.Reason && before.Message == Condition(obj, meta.ReadyCondition).Message
-		if !same {
-			c.recorder.Record(obj, faultEvent(end, c.kind.EventMetadata(a)))
-		}
+		log.Error("reconciliation failed", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
 	}
-}
-
-// finalize cleans up after an object that is being deleted and lets it go.
-func (c *Controller[T, A]) finalize(ctx context.Context, req ctrl.Request, obj T) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(obj, api.Finalizer) {
-		return ctrl.Result{}, nil // ours is done; somebody else's finalizer still holds the object
+	now := Condition(run.Obj, meta.ReadyCondition)
+	if was := run.Before; was == nil || was.Reason != now.Reason || was.Message != now.Message {
+		c.recorder.Record(run.Obj, faultEvent(end, metadata))
 	}
-	run := newRun(obj, c.writer, c.edge.ProgressAfter)
-	a := c.kind.Begin(ctx, run)
-	if end := c.run(ctx, run, a, c.kind.Cleanup); !end.Succeeded() {
-		if ctx.Err() != nil {
-			return ctrl.Result{}, nil
-		}
-		before := Condition(obj, meta.ReadyCondition)
-		summarize(obj, end, Success{})
-		if err := run.flush(ctx); err != nil {
-			c.log.Error("writing the status", "name", obj.GetName(), "namespace", obj.GetNamespace(), "error", err)
-		}
-		c.tell(obj, a, end, before)
-		return ctrl.Result{RequeueAfter: c.requeue.after(req, end, c.kind.Interval(obj), c.kind.RetryInterval(obj))}, nil
-	}
-	if err := c.writer.removeFinalizer(ctx, obj); err != nil {
-		c.log.Error("removing the finalizer", "name", obj.GetName(), "namespace", obj.GetNamespace(), "error", err)
-		return ctrl.Result{RequeueAfter: c.requeue.backoff.When(req)}, nil
-	}
-	c.log.Info("deleted", "name", obj.GetName(), "namespace", obj.GetNamespace())
-	return ctrl.Result{}, nil
 }
 
 // forget drops what is kept of an object that is gone.
@@ -247,4 +256,9 @@ func (c *Controller[T, A]) forget(req ctrl.Request) {
 	c.requeue.backoff.Forget(req)
 	c.edge.Metrics.forget(c.kind.GVK.Kind, req.NamespacedName)
 	c.kind.Gone(req.NamespacedName)
+}
+
+// name names an object for the liveness probe.
+func (c *Controller[T, A]) name(obj T) string {
+	return c.kind.GVK.Kind + "/" + obj.GetNamespace() + "/" + obj.GetName()
 }

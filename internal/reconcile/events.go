@@ -1,13 +1,20 @@
 package reconcile
 
 import (
+	"maps"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/record"
 )
 
 // maxEventMessage is how much of a message an event keeps, in bytes; the API server refuses events much larger.
 const maxEventMessage = 39000
+
+// userMetadata prefixes the annotations that users put on an object to find them in its events.
+const userMetadata = "event.toolkit.fluxcd.io/"
 
 // Event is something that happened to an object, in the past tense.
 type Event struct {
@@ -30,11 +37,24 @@ func NewRecorder(kubernetes record.EventRecorder) *Recorder { return &Recorder{k
 
 // Record sends the event. It never blocks.
 func (r *Recorder) Record(about runtime.Object, e Event) {
-	message := e.Message
-	if len(message) > maxEventMessage {
-		message = message[:maxEventMessage] + "…"
+	metadata := map[string]string{}
+	if object, err := apimeta.Accessor(about); err == nil {
+		for key, value := range object.GetAnnotations() {
+			if strings.HasPrefix(key, userMetadata) {
+				metadata[key] = value
+			}
+		}
 	}
-	r.kubernetes.AnnotatedEventf(about, e.Metadata, e.Type, e.Reason, "%s", message)
+	maps.Copy(metadata, e.Metadata)
+	r.kubernetes.AnnotatedEventf(about, metadata, e.Type, e.Reason, "%s", cut(e.Message, maxEventMessage))
+}
+
+// cut shortens a message to at most limit bytes and an ellipsis, between two characters.
+func cut(message string, limit int) string {
+	if len(message) <= limit {
+		return message
+	}
+	return strings.ToValidUTF8(message[:limit], "") + "…"
 }
 
 // faultEvent tells of an attempt that ended in a fault. Waiting for a dependency is no reason to wake anybody.

@@ -89,7 +89,7 @@ func TestF50_LongMessage(t *testing.T) {
 
 func TestRunSteps(t *testing.T) {
 	broken := api.Faultf("Bad", api.RetryNever, "it is broken")
-	wait := &Waiting{Until: 1}
+	wait := &Waiting{After: 1}
 	for _, test := range []struct {
 		name string
 		errs []error // of the steps 0, 1, 2
@@ -100,7 +100,7 @@ func TestRunSteps(t *testing.T) {
 		{"a fault stops", []error{nil, broken, nil}, []string{"0", "1"}, Outcome{Step: "1", Progress: "doing 1", Fault: broken}},
 		{"a wrapped fault keeps its reason", []error{fmt.Errorf("x: %w", broken)}, []string{"0"}, Outcome{Step: "0", Progress: "doing 0", Fault: broken}},
 		{"a wait stops", []error{wait, nil}, []string{"0"}, Outcome{Step: "0", Progress: "doing 0", Waiting: wait}},
-		{"done early", []error{ErrDone, nil}, []string{"0"}, Outcome{}},
+		{"done early", []error{ErrDone, nil}, []string{"0"}, Outcome{Done: true}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var ran []string
@@ -147,7 +147,7 @@ func TestRequeue(t *testing.T) {
 		{Outcome{Fault: fault("Bad", api.RetryInterval)}, time.Minute},
 		{Outcome{Fault: fault("Bad", api.RetryWoken)}, 30 * time.Second},
 		{Outcome{Fault: fault("Bad", api.RetryNever)}, 0},
-		{Outcome{Waiting: &Waiting{Until: 7 * time.Second}}, 7 * time.Second},
+		{Outcome{Waiting: &Waiting{After: 7 * time.Second}}, 7 * time.Second},
 		{backoff, time.Second},
 		{backoff, 2 * time.Second},
 		{backoff, 4 * time.Second},
@@ -202,17 +202,19 @@ func TestF24_Watchdog(t *testing.T) {
 func TestWaitlist(t *testing.T) {
 	w := NewWaitlist[string]()
 	a, b := types.NamespacedName{Name: "a"}, types.NamespacedName{Name: "b"}
-	w.Join("x", a)
-	w.Join("x", b)
-	w.Join("y", a)
-	w.Leave("x", a)
-	w.Leave("z", a)
+	w.Join(a, "x", "y")
+	w.Join(b, "x")
+	w.Join(a, "y") // a no longer waits for x
 	if diff := cmp.Diff([]types.NamespacedName{b}, w.For("x")); diff != "" {
 		t.Errorf("waiting for x (-want +got):\n%s", diff)
 	}
-	w.Leave("x", b)
-	if len(w.For("x")) > 0 || len(w.waiting) != 1 {
-		t.Errorf("left over: %v", w.waiting)
+	if diff := cmp.Diff([]types.NamespacedName{a}, w.For("y")); diff != "" {
+		t.Errorf("waiting for y (-want +got):\n%s", diff)
+	}
+	w.Leave(a)
+	w.Leave(b)
+	if len(w.waiters)+len(w.on) != 0 {
+		t.Errorf("left over: %v, %v", w.waiters, w.on)
 	}
 }
 
@@ -223,7 +225,7 @@ func TestNewest(t *testing.T) {
 		ks.Name, ks.UID, ks.ResourceVersion, ks.Status.LastAppliedRevision = "x", types.UID(uid), rv, applied
 		return ks
 	}
-	w := newWriter[*kustomizev1.Kustomization](nil, "")
+	w := newWriter(nil, api.KustomizationKind, func() *kustomizev1.Kustomization { return &kustomizev1.Kustomization{} }, "")
 	w.remember(version("1", "10", "written"))
 	for _, test := range []struct {
 		name   string

@@ -33,11 +33,14 @@ func newRequeuer(t Timing) *requeuer {
 
 // after returns how long the object rests. Zero means until something wakes it.
 func (r *requeuer) after(req ctrl.Request, end Outcome, interval, retryInterval time.Duration) time.Duration {
+	if end.Done {
+		return 0
+	}
 	if end.Fault == nil || end.Fault.Retry != api.RetryBackoff {
 		r.backoff.Forget(req)
 	}
 	if end.Waiting != nil {
-		return end.Waiting.Until
+		return end.Waiting.After
 	}
 	if end.Fault == nil {
 		return jitter(interval, r.timing.JitterPercent)

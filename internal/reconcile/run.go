@@ -7,6 +7,7 @@ import (
 
 	"github.com/fluxcd/pkg/apis/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -16,7 +17,8 @@ import (
 type Run[T Object] struct {
 	// Obj is the object. Its spec is only read; its status is set by Save and by the kind's Report.
 	Obj T
-
+	// Before is the condition Ready as it was before this run, or nil.
+	Before *metav1.Condition
 	// RequestedAt is the reconcile request that this run answers, read before it begins; empty when there is none.
 	RequestedAt string
 
@@ -30,24 +32,28 @@ type Run[T Object] struct {
 
 func newRun[T Object](obj T, w *writer[T], progressAfter time.Duration) *Run[T] {
 	requestedAt, _ := meta.ReconcileAnnotationValue(obj.GetAnnotations())
-	return &Run[T]{Obj: obj, RequestedAt: requestedAt, writer: w, progressAfter: progressAfter, base: clone(obj)}
+	return &Run[T]{
+		Obj: obj, Before: Condition(obj, meta.ReadyCondition).DeepCopy(), RequestedAt: requestedAt,
+		writer: w, progressAfter: progressAfter, base: clone(obj),
+	}
 }
 
 // Save writes the status now, in the middle of the run, with what set changes in it. It is for what must be on record
-// before the next step may have an effect.
+// before the next step may have an effect. It returns ErrDone when the object no longer exists: then nothing may have one.
 func (r *Run[T]) Save(ctx context.Context, set func(T)) error {
 	set(r.Obj)
-	return r.flush(ctx)
+	return doneIfGone(r.flush(ctx))
 }
 
-// HoldDeletion puts the finalizer on the object, so that its deletion waits for the kind's Cleanup.
+// HoldDeletion puts the finalizer on the object, so that its deletion waits for the kind's Cleanup. It returns ErrDone when
+// the object no longer exists.
 func (r *Run[T]) HoldDeletion(ctx context.Context) error {
 	if controllerutil.ContainsFinalizer(r.Obj, api.Finalizer) {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.writer.addFinalizer(ctx, r.Obj, r.base)
+	return doneIfGone(r.writer.addFinalizer(ctx, r.Obj, r.base))
 }
 
 // flush writes what differs from the status that the API server has; if nothing does, it writes nothing.
@@ -100,3 +106,24 @@ func (r *Run[T]) report(ctx context.Context, progress string) {
 }
 
 func clone[T Object](obj T) T { return obj.DeepCopyObject().(T) }
+
+// decodePart decodes an object without its spec or, if that is not what cannot be decoded, with its metadata only.
+func decodePart[T Object](undecoded *undecodedObject, into func() T) (T, error) {
+	part := undecoded.DeepCopy()
+	delete(part.Object, "spec")
+	obj := into()
+	if api.Decode(part, obj) == nil {
+		return obj, nil
+	}
+	delete(part.Object, "status")
+	obj = into()
+	return obj, api.Decode(part, obj)
+}
+
+// of returns an empty undecoded object that names obj.
+func of[T Object](gvk schema.GroupVersionKind, obj T) *undecodedObject {
+	u := api.Undecoded(gvk)
+	u.SetNamespace(obj.GetNamespace())
+	u.SetName(obj.GetName())
+	return u
+}

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -19,13 +20,13 @@ type Step[A any] struct {
 	Do func(context.Context, A) error
 }
 
-// ErrDone ends an attempt early without a fault: there is nothing left to do.
+// ErrDone ends an attempt early without a fault and without a report: the object is gone, and nothing is left to do.
 var ErrDone = errors.New("nothing left to do")
 
 // Waiting ends a run whose attempt is not over: what it waits for wakes the object, and no worker is held meanwhile.
 type Waiting struct {
-	// Until is when the object looks again if nothing has woken it.
-	Until time.Duration
+	// After is how long it takes until the object looks again if nothing has woken it.
+	After time.Duration
 	// Quiet keeps the wait out of the status: it has only just begun.
 	Quiet bool
 }
@@ -36,6 +37,8 @@ func (w *Waiting) Error() string { return "waiting" }
 type Outcome struct {
 	Fault   *api.Fault
 	Waiting *Waiting
+	// Done: a step found that there is nothing left to do.
+	Done bool
 	// Step and Progress are the name and progress message of the step that ended the run.
 	Step     string
 	Progress string
@@ -44,17 +47,20 @@ type Outcome struct {
 }
 
 // Succeeded says that the attempt ran to its end.
-func (o Outcome) Succeeded() bool { return o.Fault == nil && o.Waiting == nil }
+func (o Outcome) Succeeded() bool { return o.Fault == nil && o.Waiting == nil && !o.Done }
 
 // runSteps runs the steps in order up to the first that does not return nil.
 func runSteps[A any](ctx context.Context, a A, steps []Step[A], around func(Step[A], func() error) error) Outcome {
-	for _, step := range steps {
+	for i, step := range steps {
 		err := around(step, func() error { return step.Do(ctx, a) })
+		if err == nil && ctx.Err() != nil && i < len(steps)-1 {
+			err = fmt.Errorf("the time for this run was used up by the step %q: %w", step.Name, ctx.Err())
+		}
 		if err == nil {
 			continue
 		}
 		if errors.Is(err, ErrDone) {
-			return Outcome{}
+			return Outcome{Done: true}
 		}
 		end := Outcome{Step: step.Name}
 		if step.Progress != nil {

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,19 +18,30 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 )
 
+type undecodedObject = unstructured.Unstructured
+
+const (
+	// writeTimeout bounds one write of a status or finalizer, whatever the run's own timeout is.
+	writeTimeout = 30 * time.Second
+	// finalizerTries is how often the finalizer is set anew because somebody else has changed the object meanwhile.
+	finalizerTries = 5
+)
+
 // writer is the one place that writes status and finalizer of the objects of a kind. It remembers the API server's last
 // answer per object, because the cache may lag behind our own write, and a run that began from an inventory older than the
 // one it had written itself would lose track of objects.
 type writer[T Object] struct {
 	client  client.Client
+	gvk     schema.GroupVersionKind
+	empty   func() T
 	manager string
 
 	mu      sync.Mutex
 	written map[types.NamespacedName]T
 }
 
-func newWriter[T Object](c client.Client, manager string) *writer[T] {
-	return &writer[T]{client: c, manager: manager, written: map[types.NamespacedName]T{}}
+func newWriter[T Object](c client.Client, gvk schema.GroupVersionKind, empty func() T, manager string) *writer[T] {
+	return &writer[T]{client: c, gvk: gvk, empty: empty, manager: manager, written: map[types.NamespacedName]T{}}
 }
 
 // newest returns the newer of the cached object and our own last answer for it.
@@ -61,7 +75,7 @@ func (w *writer[T]) forget(key types.NamespacedName) {
 
 // patchStatus writes the difference in status between base and obj, if there is any, and returns the API server's answer.
 // The patch carries the object's UID, so that an object deleted and created anew in between is never given the status of
-// its predecessor.
+// its predecessor. The error is the API server's NotFound when the object is gone.
 func (w *writer[T]) patchStatus(ctx context.Context, base, obj T) (T, error) {
 	diff, err := client.MergeFrom(base).Data(obj)
 	if err != nil {
@@ -81,51 +95,94 @@ func (w *writer[T]) patchStatus(ctx context.Context, base, obj T) (T, error) {
 	if err != nil {
 		return base, fmt.Errorf("encoding the status: %w", err)
 	}
-	answer := clone(obj)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	answer := of(w.gvk, obj)
 	if err := w.client.Status().Patch(ctx, answer, client.RawPatch(types.MergePatchType, data), client.FieldOwner(w.manager)); err != nil {
-		if apierrors.IsNotFound(err) {
-			return base, nil // deleted meanwhile: there is nobody left to tell
-		}
 		return base, fmt.Errorf("patching the status: %w", err)
 	}
-	w.remember(answer)
-	return answer, nil
+	return w.take(answer)
+}
+
+// take decodes what the API server has answered and remembers it. An answer with a spec that does not decode is taken
+// without it: that is the object which is being told so.
+func (w *writer[T]) take(answer *undecodedObject) (T, error) {
+	obj := w.empty()
+	if err := api.Decode(answer, obj); err != nil {
+		return decodePart(answer, w.empty)
+	}
+	w.remember(obj)
+	return obj, nil
 }
 
 // addFinalizer puts our finalizer on the object; obj and base take over the answer's metadata.
 func (w *writer[T]) addFinalizer(ctx context.Context, obj, base T) error {
-	answer := clone(base)
-	controllerutil.AddFinalizer(answer, api.Finalizer)
-	if err := w.patchFinalizers(ctx, base, answer); err != nil {
-		return fmt.Errorf("adding the finalizer: %w", err)
+	current := clone(base)
+	for range finalizerTries {
+		answer, err := w.patchFinalizers(ctx, current, controllerutil.AddFinalizer)
+		if apierrors.IsConflict(err) { // somebody has annotated the object, say; look again
+			current, err = w.read(ctx, obj)
+			if err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("adding the finalizer: %w", err)
+		}
+		for _, o := range []T{obj, base} {
+			o.SetFinalizers(answer.GetFinalizers())
+			o.SetResourceVersion(answer.GetResourceVersion())
+		}
+		return nil
 	}
-	for _, o := range []T{obj, base} {
-		o.SetFinalizers(answer.GetFinalizers())
-		o.SetResourceVersion(answer.GetResourceVersion())
-		o.SetManagedFields(answer.GetManagedFields())
-	}
-	w.remember(answer)
-	return nil
+	return fmt.Errorf("adding the finalizer: the object was changed %d times meanwhile", finalizerTries)
 }
 
 // removeFinalizer lets the object go.
 func (w *writer[T]) removeFinalizer(ctx context.Context, obj T) error {
-	answer := clone(obj)
-	controllerutil.RemoveFinalizer(answer, api.Finalizer)
-	if err := w.patchFinalizers(ctx, obj, answer); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	return nil
+	_, err := w.patchFinalizers(ctx, obj, controllerutil.RemoveFinalizer)
+	return client.IgnoreNotFound(err)
 }
 
 // patchFinalizers changes nothing but the list of finalizers, and only if the object is still the one that was read: the
 // list is replaced as a whole, and another controller's entry must not be lost.
-func (w *writer[T]) patchFinalizers(ctx context.Context, from, to T) error {
+func (w *writer[T]) patchFinalizers(ctx context.Context, from T, change func(client.Object, string) bool) (T, error) {
+	to := clone(from)
+	change(to, api.Finalizer)
 	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": from.GetUID(), "resourceVersion": from.GetResourceVersion(), "finalizers": to.GetFinalizers(),
 	}})
 	if err != nil {
-		return fmt.Errorf("encoding the finalizers: %w", err)
+		return from, fmt.Errorf("encoding the finalizers: %w", err)
 	}
-	return w.client.Patch(ctx, to, client.RawPatch(types.MergePatchType, data), client.FieldOwner(w.manager))
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	answer := of(w.gvk, from)
+	if err := w.client.Patch(ctx, answer, client.RawPatch(types.MergePatchType, data), client.FieldOwner(w.manager)); err != nil {
+		return from, err
+	}
+	return w.take(answer)
+}
+
+// read reads the object from the API server, past the cache.
+func (w *writer[T]) read(ctx context.Context, obj T) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	answer := of(w.gvk, obj)
+	if err := w.client.Get(ctx, client.ObjectKeyFromObject(obj), answer); err != nil {
+		return obj, err
+	}
+	if answer.GetUID() != obj.GetUID() {
+		return obj, apierrors.NewNotFound(schema.GroupResource{Group: w.gvk.Group, Resource: w.gvk.Kind}, obj.GetName())
+	}
+	current := w.empty()
+	return current, api.Decode(answer, current)
+}
+
+// doneIfGone turns the API server's word that the object is gone into ErrDone.
+func doneIfGone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return ErrDone
+	}
+	return err
 }

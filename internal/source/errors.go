@@ -76,6 +76,8 @@ func Steady(err error) error {
 func hungUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		// The reading side of net/http has seen the end and closed the connection under the writing side.
+		errors.Is(err, net.ErrClosed) ||
 		// net/http does not export this one. If its text ever changes, it is only told in other words.
 		strings.HasSuffix(err.Error(), "http: server closed idle connection")
 }

@@ -111,6 +111,8 @@ func (r *renderer) substitute(ctx context.Context, ks *kustomizev1.Kustomization
 		return nil
 	}
 	// Read once for the whole build; the spec's own variables win over those that are referred to.
+	secrets := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret"}}
+	ctx = kustomize.ContextWithSecretVarsCollector(ctx, func(values map[string]string) { remember(secrets, values) })
 	variables, err := kustomize.LoadVariables(ctx, r.variables, settings)
 	if err != nil {
 		return fmt.Errorf("post build failed: %w", err)
@@ -131,10 +133,23 @@ func (r *renderer) substitute(ctx context.Context, ks *kustomizev1.Kustomization
 			kustomize.SubstituteWithStrict(r.strict),
 			kustomize.SubstituteWithAlways(always))
 		if err != nil {
-			return fmt.Errorf("post build failed for '%s/%s': %w", resource.GetGvk().String(), resource.GetName(), err)
+			return object.MaskError(fmt.Errorf("post build failed for '%s/%s': %w", resource.GetGvk().String(), resource.GetName(), err), secrets)
 		}
 	}
 	return nil
+}
+
+// yamlIndicators are the characters that the YAML parser may drop from a value that it quotes in an error.
+const yamlIndicators = "*&!|>%@`\"'{}[],#?:- \t"
+
+// remember adds the values of variables that come from Secrets to an object by which errors are masked.
+func remember(secrets *unstructured.Unstructured, values map[string]string) {
+	data := map[string]any{}
+	for name, value := range values {
+		data[name] = value
+		data[name+"-bare"] = strings.Trim(value, yamlIndicators)
+	}
+	secrets.Object["stringData"] = data
 }
 
 // finish brings the objects into the form in which they are applied.

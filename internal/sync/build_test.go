@@ -188,17 +188,44 @@ func TestA16_BuildStaysInside(t *testing.T) {
 		"exec plugin":        "generators: [gen.yaml]",
 		"symlink out":        "resources: [link.yaml]",
 		"remote, one deeper": "resources: [deeper]",
+		"transformer":        "resources: [cm.yaml]\ntransformers: [transformer.yaml]",
+		"generator":          "generators: [generator.yaml]",
+		"inline transformer": "resources: [cm.yaml]\ntransformers: [\"apiVersion: builtin\\nkind: PatchTransformer\\nmetadata: {name: x}\\npath: http://127.0.0.1:1/p.yaml\\n\"]",
+		"any user over ssh":  "resources: ['foo@127.0.0.1:org/repo']",
+		"any user, by slash": "resources: ['foo@127.0.0.1/org/repo']",
+		"host and path":      "resources: ['127.0.0.1:org/repo']",
+		"git scheme":         "resources: ['git::127.0.0.1/org/repo']",
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := tree(t, "-- app/kustomization.yaml --\n"+file+"\n-- app/cm.yaml --\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"+
 				"-- app/deeper/kustomization.yaml --\nresources: ['http://127.0.0.1:1/x.yaml']\n"+
+				"-- app/transformer.yaml --\napiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: x}\npath: http://127.0.0.1:1/p.yaml\n"+
+				"-- app/generator.yaml --\napiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: x}\nfiles: ['a=http://127.0.0.1:1/f']\n"+
 				"-- app/gen.yaml --\napiVersion: x/v1\nkind: Gen\nmetadata: {name: g, annotations: {config.kubernetes.io/function: \"exec: {path: /bin/true}\"}}\n")
 			if err := os.Symlink(secret, filepath.Join(root, "app", "link.yaml")); err != nil {
 				t.Fatal(err)
 			}
-			if b, err := build(t, kustomization(t, `{path: app}`), root); err == nil {
+			b, err := build(t, kustomization(t, `{path: app}`), root)
+			switch {
+			case err == nil:
 				t.Errorf("built %v", names(b))
+			case strings.Contains(err.Error(), "connection refused"), strings.Contains(err.Error(), "git fetch"):
+				t.Errorf("somebody was asked: %v", err)
 			}
 		})
+	}
+}
+
+// TestA29_VariablesOfSecrets: an error about a value that came from a Secret does not quote it.
+func TestA29_VariablesOfSecrets(t *testing.T) {
+	secrets := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret"}}
+	remember(secrets, map[string]string{"PASSWORD": "*hunter2canary"})
+	for _, text := range []string{
+		"envsubst error: YAMLToJSON: yaml: unknown anchor 'hunter2canary' referenced",
+		"cannot parse *hunter2canary",
+	} {
+		if masked := object.MaskText(text, secrets); strings.Contains(masked, "hunter2") {
+			t.Errorf("%q still tells the secret", masked)
+		}
 	}
 }

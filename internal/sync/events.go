@@ -4,7 +4,6 @@ import (
 	"strings"
 	"time"
 
-	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
 
@@ -30,23 +29,19 @@ func appliedEvent(changes kube.ChangeSet, metadata map[string]string) reconcile.
 
 // deletedEvent lists what a prune has deleted, one object a line.
 func deletedEvent(refs []object.Ref, metadata map[string]string) reconcile.Event {
-	lines := make([]string, len(refs))
-	for i, ref := range refs {
-		lines[i] = ref.String() + " deleted"
-	}
 	return reconcile.Event{
-		Type: corev1.EventTypeNormal, Reason: meta.ProgressingReason, Message: strings.Join(lines, "\n"), Metadata: metadata,
+		Type: corev1.EventTypeNormal, Reason: meta.ProgressingReason, Message: lines(refs, " deleted"), Metadata: metadata,
 	}
 }
 
 // keptEvent lists what is gone from Git and was not deleted, and why, one object a line.
 func keptEvent(kept kube.PruneResult, metadata map[string]string) reconcile.Event {
-	lines := make([]string, len(kept))
+	text := make([]string, len(kept))
 	for i, p := range kept {
-		lines[i] = p.Ref.String() + " not deleted: " + p.Message
+		text[i] = p.Ref.String() + " is still there: " + p.Message
 	}
 	return reconcile.Event{
-		Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Message: strings.Join(lines, "\n"), Metadata: metadata,
+		Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Message: strings.Join(text, "\n"), Metadata: metadata,
 	}
 }
 
@@ -71,20 +66,30 @@ func finishedEvent(took, next time.Duration, metadata map[string]string) reconci
 	}
 }
 
-// orphanedEvent tells that an object is deleted whose objects stay on the cluster.
-func orphanedEvent(ks *kustomizev1.Kustomization, why string) reconcile.Event {
+// orphanedReason: a deleted Kustomization has left its objects on the cluster.
+const orphanedReason = "Orphaned"
+
+// orphanedEvent tells that an object is deleted whose objects stay on the cluster, and why.
+func orphanedEvent(refs []object.Ref, why string, metadata map[string]string) reconcile.Event {
 	return reconcile.Event{
-		Type: corev1.EventTypeNormal, Reason: "Orphaned",
-		Message:  "what " + ks.Name + " has applied stays on the cluster: " + why,
-		Metadata: map[string]string{revisionKey: ks.Status.LastAppliedRevision},
+		Type: corev1.EventTypeWarning, Reason: orphanedReason, Metadata: metadata,
+		Message: why + "; what it has applied stays on the cluster:\n" + lines(refs, ""),
 	}
 }
 
 // lingeringEvent tells that a deletion was not waited for any longer.
-func lingeringEvent(refs []object.Ref, timeout time.Duration) reconcile.Event {
-	lines := make([]string, len(refs))
-	for i, ref := range refs {
-		lines[i] = ref.String() + " is still terminating after " + timeout.String()
+func lingeringEvent(refs []object.Ref, timeout time.Duration, metadata map[string]string) reconcile.Event {
+	return reconcile.Event{
+		Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Metadata: metadata,
+		Message: lines(refs, " is still terminating after "+timeout.String()),
 	}
-	return reconcile.Event{Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Message: strings.Join(lines, "\n")}
+}
+
+// lines is one line an object.
+func lines(refs []object.Ref, suffix string) string {
+	text := make([]string, len(refs))
+	for i, ref := range refs {
+		text[i] = ref.String() + suffix
+	}
+	return strings.Join(text, "\n")
 }

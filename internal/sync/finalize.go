@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
@@ -16,46 +17,60 @@ import (
 // finalize deletes what a Kustomization that is being deleted has applied, as its deletionPolicy says. It needs neither the
 // source nor the path, only the inventory: both may have gone in the same commit (faults.md F02).
 func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
-	if why := keepReason(a.ks); why != "" {
-		r.Recorder.Record(a.ks, orphanedEvent(a.ks, why))
-		return nil
-	}
 	tracked, err := object.FromInventory(a.ks.Status.Inventory)
 	if err != nil {
 		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "reading status.inventory: %w", err)
 	}
-	r.Cluster.Observer.Watch(a.key, tracked)
-	if _, err := r.pruneRefs(ctx, a, tracked); err != nil {
-		return api.AsFault(err, meta.PruneFailedReason, api.RetryBackoff)
-	}
-	if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
+	if why := keepReason(a.ks); why != "" {
+		if len(tracked) > 0 {
+			r.Recorder.Record(a.ks, orphanedEvent(tracked, why, a.metadata()))
+		}
 		return nil
 	}
-	return r.awaitTermination(ctx, a, tracked)
+	if r.waits.left(a.key) == nil {
+		r.Cluster.Observer.Watch(a.key, tracked)
+		result, err := r.pruneRefs(ctx, a, tracked)
+		if err != nil {
+			return api.AsFault(err, meta.PruneFailedReason, api.RetryBackoff)
+		}
+		if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
+			return nil
+		}
+		leaving := result.With(kube.Deleted, kube.Deleting, kube.Terminating)
+		r.waits.put(a.key, &wait{over: true, deletion: true, leaving: leaving}) // before looking: what vanishes from here on wakes us
+	}
+	return r.awaitTermination(ctx, a, r.waits.left(a.key))
 }
 
 // awaitTermination waits until everything deleted is gone, at most for the object's timeout; then it lets go and says so.
-func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, tracked []object.Ref) error {
-	r.waits.put(a.key, &wait{each: true}) // before looking: what vanishes from here on wakes us
-	lingering, err := r.Applier.Lingering(ctx, tracked)
+func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, leaving []object.Ref) error {
+	lingering, err := r.Applier.Lingering(ctx, leaving)
 	if err != nil {
 		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "looking for what is left: %w", err)
 	}
 	if len(lingering) == 0 {
 		return nil
 	}
-	left := time.Until(a.ks.DeletionTimestamp.Add(a.ks.GetTimeout()))
-	if left <= 0 {
-		r.Recorder.Record(a.ks, lingeringEvent(lingering, a.ks.GetTimeout()))
+	rest := time.Until(a.ks.DeletionTimestamp.Add(a.ks.GetTimeout()))
+	if rest <= 0 {
+		r.Recorder.Record(a.ks, lingeringEvent(lingering, a.ks.GetTimeout(), a.metadata()))
 		return nil
 	}
-	return &reconcile.Waiting{Until: left}
+	return &reconcile.Waiting{After: rest}
 }
 
 // keepReason says why the objects of a Kustomization outlive it; it is empty when they do not.
 func keepReason(ks *kustomizev1.Kustomization) string {
-	if ks.Spec.Suspend {
+	switch {
+	case ks.Spec.SourceRef.Name == "": // required: this is an object whose spec could not be decoded
+		return "its spec holds a value that cannot be used, so that it does not say what is to become of them"
+	case ks.Spec.Suspend:
 		return "it was suspended when it was deleted"
+	case ks.Spec.KubeConfig != nil:
+		return "unable to prune objects: this version of the agent cannot reach the cluster of spec.kubeConfig"
+	case ks.Spec.ServiceAccountName != "":
+		// The agent's own rights may be more than the tenant has (faults.md A21).
+		return "unable to prune objects: this version of the agent cannot act as spec.serviceAccountName"
 	}
 	switch policy := ks.GetDeletionPolicy(); policy {
 	case kustomizev1.DeletionPolicyOrphan:
@@ -75,5 +90,8 @@ func keepReason(ks *kustomizev1.Kustomization) string {
 // gone drops what is kept in memory for a Kustomization that no longer exists.
 func (r *Reconciler) gone(key types.NamespacedName) {
 	r.waits.drop(key)
+	r.changes.forget(key)
+	r.dependants.Leave(key)
+	r.missing.Leave(key)
 	r.Cluster.Forget(key)
 }

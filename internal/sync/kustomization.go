@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -12,7 +11,7 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,6 +29,8 @@ import (
 type Options struct {
 	// NoCrossNamespaceRefs refuses sources of another namespace.
 	NoCrossNamespaceRefs bool
+	// Sharded: the cache holds one shard only, chosen by label.
+	Sharded bool
 	// RemoteBases lets a kustomization file name resources by URL.
 	RemoteBases bool
 	// StrictSubstitution fails a build on a variable that has neither a value nor a default.
@@ -40,6 +41,8 @@ type Options struct {
 type Reconciler struct {
 	// Reader reads our own objects from the cache.
 	Reader client.Reader
+	// Live reads past the cache.
+	Live client.Reader
 	// Snapshots hands out what the sources have fetched.
 	Snapshots *artifact.Store
 	// Cluster is where objects are applied and observed; Applier is how, as the agent itself.
@@ -51,9 +54,12 @@ type Reconciler struct {
 	Options  Options
 	// ProgressAfter is how long a wait lasts before the status tells of it.
 	ProgressAfter time.Duration
+	// Lost is told of a source whose snapshot is not in the storage, so that it is fetched again.
+	Lost func(types.NamespacedName)
 
 	renderer   renderer
 	waits      *waits
+	changes    *counters                                 // of variables
 	dependants *reconcile.Waitlist[types.NamespacedName] // on the Kustomization depended on
 	missing    *reconcile.Waitlist[string]               // on the digest of a snapshot that is not there
 }
@@ -62,6 +68,7 @@ type Reconciler struct {
 func New(r Reconciler, variables client.Client) *Reconciler {
 	r.renderer = renderer{variables: variables, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
 	r.waits = newWaits()
+	r.changes = &counters{by: map[types.NamespacedName]uint64{}}
 	r.dependants = reconcile.NewWaitlist[types.NamespacedName]()
 	r.missing = reconcile.NewWaitlist[string]()
 	return &r
@@ -73,8 +80,9 @@ type attempt struct {
 	run   *reconcile.Run[*kustomizev1.Kustomization]
 	key   types.NamespacedName
 	began time.Time
-	// Begin: the Ready condition before this run.
-	before *metav1.Condition
+	asked asked
+	// Begin: the condition Healthy was true before this run.
+	wasHealthy bool
 	// Begin: the wait that is taken up, or nil to start from the source.
 	wait *wait
 
@@ -85,12 +93,14 @@ type attempt struct {
 	attempted bool               // fetch: the revision counts as attempted
 	build     *Build             // build
 	digest    string             // build, or the wait
-	desired   []object.Ref       // plan
+	desired   []object.Ref       // build
+	tracked   []object.Ref       // plan: the inventory as it was
 	plan      Plan               // plan
 	recorded  bool               // track: inventory below is to be reported
 	inventory []object.Ref       // track, prune
 	changed   bool               // apply, prune
 	skipped   []object.Ref       // apply: left alone because an annotation says so
+	leaving   []object.Ref       // prune: deleted, and not gone yet
 	checked   bool               // health: there was something to wait for
 }
 
@@ -121,6 +131,7 @@ func (r *Reconciler) Kind() reconcile.Kind[*kustomizev1.Kustomization, *attempt]
 			return &ks.Status.ReconcileRequestStatus
 		},
 		Begin: r.begin,
+		Began: func(a *attempt) time.Time { return a.began },
 		Steps: func(a *attempt) []reconcile.Step[*attempt] {
 			if a.wait != nil {
 				return resumed
@@ -135,18 +146,27 @@ func (r *Reconciler) Kind() reconcile.Kind[*kustomizev1.Kustomization, *attempt]
 	}
 }
 
-// begin makes the attempt. It takes up an open wait if that is for what the object and its source ask now.
+// begin makes the attempt. It takes up an open wait if that is for what the object and its source ask now, and drops it
+// otherwise: what an earlier attempt has left to report must not be reported after a later one has begun.
 func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*kustomizev1.Kustomization]) *attempt {
 	ks := run.Obj
 	a := &attempt{
 		ks: ks, run: run, key: client.ObjectKeyFromObject(ks), began: time.Now(),
-		before: reconcile.Condition(ks, meta.ReadyCondition).DeepCopy(),
+		wasHealthy: apimeta.IsStatusConditionTrue(ks.Status.Conditions, meta.HealthyCondition),
 	}
-	if w := r.waits.open(a.key); w != nil {
-		if current, err := r.currentArtifact(ctx, ks); err == nil && w.matches(ks, run.RequestedAt, current) {
-			a.wait, a.artifact, a.began = w, &w.artifact, w.began
-			a.attempted, a.digest, a.recorded, a.inventory, a.changed = true, w.digest, true, w.inventory, w.changed
-		}
+	a.asked = asked{uid: ks.UID, generation: ks.Generation, requestedAt: run.RequestedAt, variables: r.changes.get(a.key)}
+	w := r.waits.open(a.key)
+	if w == nil {
+		return a
+	}
+	current, err := r.currentArtifact(ctx, ks)
+	switch {
+	case err != nil: // the run will find out, and not get as far as to change anything
+	case w.matches(a.asked, current):
+		a.wait, a.artifact, a.began, a.changed = w, &w.artifact, w.began, w.changed
+		a.attempted, a.digest, a.recorded, a.inventory = true, w.digest, true, w.inventory
+	default:
+		r.waits.drop(a.key)
 	}
 	return a
 }
@@ -182,7 +202,7 @@ func (r *Reconciler) source(ctx context.Context, a *attempt) error {
 // currentArtifact reads the source's artifact from the cache; it is nil while there is none.
 func (r *Reconciler) currentArtifact(ctx context.Context, ks *kustomizev1.Kustomization) (*meta.Artifact, error) {
 	undecoded := api.Undecoded(api.GitRepositoryKind)
-	if err := r.Reader.Get(ctx, sourceOf(ks), undecoded); err != nil {
+	if err := r.read(ctx, sourceOf(ks), undecoded); err != nil {
 		return nil, err
 	}
 	// Only the status is of interest, so that a bad spec of the source does not hide the artifact it still offers.
@@ -201,13 +221,14 @@ func (r *Reconciler) dependencies(ctx context.Context, a *attempt) error {
 
 // fetch takes hold of the snapshot. Nothing is copied: it is a directory that is shared by all who read that revision.
 func (r *Reconciler) fetch(_ context.Context, a *attempt) error {
-	r.missing.Join(a.artifact.Digest, a.key)
+	r.missing.Join(a.key, a.artifact.Digest)
 	snapshot, release, err := r.Snapshots.Acquire(a.artifact.Digest)
 	if errors.Is(err, artifact.ErrNotFound) {
+		r.Lost(sourceOf(a.ks))
 		return api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
 			"the artifact of revision %s is not in the storage, waiting for the source to fetch it again", a.artifact.Revision)
 	}
-	r.missing.Leave(a.artifact.Digest, a.key)
+	r.missing.Leave(a.key)
 	if err != nil {
 		return api.Faultf(meta.ArtifactFailedReason, api.RetryBackoff, "opening the artifact of revision %s: %w", a.artifact.Revision, err)
 	}
@@ -220,15 +241,31 @@ func (r *Reconciler) fetch(_ context.Context, a *attempt) error {
 	return nil
 }
 
-// buildObjects renders what should be on the cluster.
+// buildObjects renders what should be on the cluster. The kustomize library knows no deadline, so it is not waited for
+// longer than this run may last; the snapshot is held until it has ended.
 func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
-	defer a.release()
-	build, err := r.renderer.build(ctx, a.ks, a.snapshot.Dir(), a.path)
-	if err != nil {
-		return api.AsFault(err, meta.BuildFailedReason, api.RetryInterval)
+	type result struct {
+		build *Build
+		err   error
 	}
-	a.build, a.digest = build, build.Digest
-	for _, u := range build.Objects {
+	done := make(chan result, 1)
+	ks := a.ks.DeepCopy()
+	go func() {
+		defer a.release()
+		build, err := r.renderer.build(ctx, ks, a.snapshot.Dir(), a.path)
+		done <- result{build, err}
+	}()
+	var built result
+	select {
+	case <-ctx.Done():
+		return api.Faultf(meta.BuildFailedReason, api.RetryInterval, "the build did not end within %s", a.ks.GetTimeout())
+	case built = <-done:
+	}
+	if built.err != nil {
+		return api.AsFault(built.err, meta.BuildFailedReason, api.RetryInterval)
+	}
+	a.build, a.digest = built.build, built.build.Digest
+	for _, u := range a.build.Objects {
 		a.desired = append(a.desired, object.RefOf(u))
 	}
 	return nil
@@ -240,15 +277,12 @@ func (r *Reconciler) makePlan(_ context.Context, a *attempt) error {
 	if err != nil {
 		return api.Faultf(meta.ReconciliationFailedReason, api.RetryInterval, "reading status.inventory: %w", err)
 	}
-	if err := guardEmpty(tracked, a.desired, a.ks.Annotations[api.AllowEmptyAnnotation] == "true"); err != nil {
-		return err
-	}
 	var policies []Policy
 	if !a.ks.Spec.Prune {
 		policies = append(policies, keepStale)
 	}
-	a.plan = makePlan(tracked, a.desired, policies...)
-	return nil
+	a.tracked, a.plan = tracked, makePlan(tracked, a.desired, policies...)
+	return guardEmpty(a.plan, a.desired, a.ks.Annotations[api.AllowEmptyAnnotation] == "true")
 }
 
 // track puts on record what the next steps may bring about: a crash after it leaves nothing on the cluster that is in no
@@ -258,20 +292,24 @@ func (r *Reconciler) track(ctx context.Context, a *attempt) error {
 	r.Cluster.Observer.Watch(a.key, a.plan.Track)
 	if len(a.plan.Track) > 0 {
 		if err := a.run.HoldDeletion(ctx); err != nil {
-			return api.Faultf(meta.ReconciliationFailedReason, api.RetryBackoff, "%w", err)
+			return untracked(err)
 		}
 	}
-	err := a.run.Save(ctx, func(ks *kustomizev1.Kustomization) { ks.Status.Inventory = object.ToInventory(a.inventory) })
-	if err != nil {
-		return api.Faultf(meta.ReconciliationFailedReason, api.RetryBackoff, "recording the inventory: %w", err)
+	return untracked(a.run.Save(ctx, func(ks *kustomizev1.Kustomization) { ks.Status.Inventory = object.ToInventory(a.inventory) }))
+}
+
+// untracked says what it means that an intent is not on record: nothing may be applied.
+func untracked(err error) error {
+	if err == nil || errors.Is(err, reconcile.ErrDone) {
+		return err
 	}
-	return nil
+	return api.Faultf(meta.ReconciliationFailedReason, api.RetryBackoff, "recording what is to be applied: %w", err)
 }
 
 // apply brings the objects that are not as desired to be so.
 func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 	changes, err := r.Applier.Apply(ctx, a.key, a.build.Objects, kube.ApplyOptions{
-		Force: a.ks.Spec.Force, WaitTimeout: a.ks.GetTimeout(),
+		Force: a.ks.Spec.Force, WaitTimeout: settleTimeout(ctx),
 	})
 	if done := changes.Effective(); len(done) > 0 {
 		a.changed = true
@@ -283,9 +321,35 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 		}
 	}
 	if err != nil {
+		a.forgetRefused(err)
 		return api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err))
 	}
 	return nil
+}
+
+// forgetRefused takes out of the inventory what the API server has refused and what was not tracked before this attempt:
+// nothing of it is on the cluster, and it may be something that cannot be, which nobody could ever prune.
+func (a *attempt) forgetRefused(err error) {
+	var refused *kube.RefusedError
+	if !errors.As(err, &refused) {
+		return
+	}
+	var refs []object.Ref
+	for _, failure := range refused.Failures {
+		refs = append(refs, failure.Ref)
+	}
+	a.inventory = object.Subtract(a.inventory, object.Subtract(refs, a.tracked))
+}
+
+// maxSettle is how long a definition may take to be ready for the objects that need it.
+const maxSettle = time.Minute
+
+// settleTimeout leaves at least half of the run's time to what comes after the definitions.
+func settleTimeout(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(maxSettle, time.Until(deadline)/2)
+	}
+	return maxSettle
 }
 
 // retryOf says what makes an apply worth trying again. What the API server refused waits for another commit or for
@@ -300,86 +364,106 @@ func retryOf(err error) api.Retry {
 
 // prune deletes what is gone from Git. What could not be deleted stays tracked and is tried again.
 func (r *Reconciler) prune(ctx context.Context, a *attempt) error {
-	remaining, err := r.pruneRefs(ctx, a, a.plan.Prune)
-	a.inventory = object.Union(a.desired, remaining)
+	result, err := r.pruneRefs(ctx, a, a.plan.Prune)
+	a.inventory = object.Union(a.desired, result.Remaining())
+	a.leaving = result.With(kube.Deleting, kube.Terminating)
 	if err != nil {
-		return api.AsFault(err, meta.PruneFailedReason, api.RetryInterval)
+		return api.AsFault(err, meta.PruneFailedReason, retryOf(err))
 	}
 	return nil
 }
 
-// pruneRefs deletes refs and tells what was deleted.
-func (r *Reconciler) pruneRefs(ctx context.Context, a *attempt, refs []object.Ref) (remaining []object.Ref, err error) {
+// pruneRefs deletes refs and tells what was deleted, and what was not.
+func (r *Reconciler) pruneRefs(ctx context.Context, a *attempt, refs []object.Ref) (kube.PruneResult, error) {
 	if len(refs) == 0 {
 		return nil, nil
 	}
 	result, err := r.Applier.Prune(ctx, a.key, refs)
-	if deleted := result.With(kube.Deleted, kube.Terminating); len(deleted) > 0 {
+	if deleted := result.With(kube.Deleted, kube.Deleting); len(deleted) > 0 {
 		a.changed = true
 		r.Recorder.Record(a.ks, deletedEvent(deleted, a.metadata()))
 	}
 	if kept := result.Kept(); len(kept) > 0 {
 		r.Recorder.Record(a.ks, keptEvent(kept, a.metadata()))
 	}
-	return result.Remaining(), err
+	return result, err
 }
 
 // health waits, without holding a worker, until everything asked for is healthy.
 func (r *Reconciler) health(_ context.Context, a *attempt) error {
 	if a.wait == nil {
-		targets := r.targets(a)
-		if len(targets) == 0 {
-			r.waits.drop(a.key)
-			return nil
-		}
-		now := time.Now()
-		a.wait = &wait{
-			generation: a.ks.Generation, requestedAt: a.run.RequestedAt, artifact: *a.artifact,
-			targets: targets, expiring: expiring(a.build), inventory: a.inventory, digest: a.digest, changed: a.changed,
-			began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
-		}
+		a.wait = r.newWait(a)
 		r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
+	}
+	v := r.waits.judge(a.wait, r.look)
+	if len(a.wait.targets) == 0 {
+		r.rest(a, v)
+		return nil
 	}
 	a.checked = true
 	now := time.Now()
-	v := a.wait.judge(r.look)
 	if err := v.fault(now.After(a.wait.deadline), a.ks.GetTimeout()); err != nil {
 		r.waits.end(a.wait)
 		return err
 	}
 	if v.healthy() {
-		r.waits.drop(a.key)
+		r.rest(a, v)
 		return nil
 	}
 	if quiet := a.wait.since.Add(r.ProgressAfter).Sub(now); quiet > 0 {
-		return &reconcile.Waiting{Until: quiet, Quiet: true}
+		return &reconcile.Waiting{After: quiet, Quiet: true}
 	}
-	return &reconcile.Waiting{Until: a.wait.deadline.Sub(now) + time.Millisecond}
+	return &reconcile.Waiting{After: a.wait.deadline.Sub(now) + time.Millisecond}
 }
 
-// targets returns what the spec wants to be healthy before this Kustomization is Ready, and has it observed. What carries
-// no owner label of ours is observed one by one.
-func (r *Reconciler) targets(a *attempt) []object.Ref {
-	desired := make(map[object.Key]object.Ref, len(a.desired))
-	for _, ref := range a.desired {
-		desired[ref.Key()] = ref
+// newWait has everything observed that the attempt has to wait for.
+func (r *Reconciler) newWait(a *attempt) *wait {
+	now := time.Now()
+	return &wait{
+		asked: a.asked, artifact: *a.artifact,
+		targets: r.targets(a), expiring: expiring(a.build), leaving: a.leaving,
+		inventory: a.inventory, digest: a.digest, changed: a.changed,
+		began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
 	}
-	var targets []object.Ref
-	foreign := a.skipped
-	if a.ks.Spec.Wait {
-		// It would wait for itself.
-		self := object.Key{Group: api.OwnerGroup, Kind: kustomizev1.KustomizationKind, Namespace: a.key.Namespace, Name: a.key.Name}
-		targets = slices.DeleteFunc(slices.Clone(a.desired), func(ref object.Ref) bool { return ref.Key() == self })
-	} else {
+}
+
+// rest ends the wait, and keeps it only to be woken when what was deleted has gone, so that the inventory can name it no more.
+func (r *Reconciler) rest(a *attempt, v verdict) {
+	if len(v.left) > 0 {
+		r.waits.end(a.wait)
+		return
+	}
+	r.waits.drop(a.key)
+}
+
+// targets returns what the spec wants to be healthy before this Kustomization is Ready, and has it observed. What is not
+// among the objects applied carries no owner label of ours, and is observed by name. Neither the Kustomization itself nor what
+// an annotation has kept from being applied is waited for.
+func (r *Reconciler) targets(a *attempt) []object.Ref {
+	self := object.Key{Group: api.OwnerGroup, Kind: kustomizev1.KustomizationKind, Namespace: a.key.Namespace, Name: a.key.Name}
+	applied := make(map[object.Key]object.Ref, len(a.desired))
+	for _, ref := range object.Subtract(a.desired, a.skipped) {
+		applied[ref.Key()] = ref
+	}
+	wanted := object.Subtract(a.desired, a.skipped)
+	if !a.ks.Spec.Wait {
+		wanted = nil
 		for _, check := range a.ks.Spec.HealthChecks {
-			target := checkRef(check)
-			if ours, ok := desired[target.Key()]; ok {
-				target = ours // at the version at which it is observed
-			} else {
-				foreign = append(foreign, target)
-			}
-			targets = append(targets, target)
+			wanted = append(wanted, checkRef(check))
 		}
+	}
+	var targets, foreign []object.Ref
+	for _, target := range wanted {
+		ours, ok := applied[target.Key()]
+		switch {
+		case target.Key() == self:
+			continue
+		case ok:
+			target = ours // at the version at which it is observed
+		default:
+			foreign = append(foreign, target)
+		}
+		targets = append(targets, target)
 	}
 	r.Cluster.Observer.Pin(a.key, foreign)
 	return targets
@@ -397,32 +481,41 @@ func expiring(build *Build) map[object.Key]bool {
 }
 
 // look returns an object's health as last observed.
-func (r *Reconciler) look(ref object.Ref) health.Status {
+func (r *Reconciler) look(ref object.Ref) health.Result {
 	observation, state := r.Cluster.Observer.Get(ref)
 	switch {
 	case state.Found:
-		return observation.Health.Status
+		return observation.Health
 	case state.Gone():
-		return health.NotFound
+		return health.Result{Status: health.NotFound}
+	case state.Err != nil:
+		return health.Result{Status: health.Unknown, Message: state.Err.Error()}
 	default:
-		return health.Unknown
+		return health.Result{Status: health.Unknown}
 	}
 }
 
 // metadata are the annotations of events about the attempt.
 func (a *attempt) metadata() map[string]string {
-	if a.artifact == nil {
-		return nil
+	metadata := map[string]string{revisionKey: a.ks.Status.LastAppliedRevision}
+	origin := a.ks.Status.LastAppliedOriginRevision
+	if a.artifact != nil {
+		metadata[revisionKey], origin = a.artifact.Revision, originOf(a.artifact)
 	}
-	metadata := map[string]string{revisionKey: a.artifact.Revision}
-	if origin := originOf(a.artifact); origin != "" {
+	if origin != "" {
 		metadata[originRevisionKey] = origin
+	}
+	if metadata[revisionKey] == "" {
+		delete(metadata, revisionKey)
 	}
 	return metadata
 }
 
+// originAnnotation of an OCI artifact holds the Git revision that it was made from.
+const originAnnotation = "org.opencontainers.image.revision"
+
 // originOf returns the revision of what an artifact was made from, if it says so.
-func originOf(a *meta.Artifact) string { return a.Metadata["org.opencontainers.image.revision"] }
+func originOf(a *meta.Artifact) string { return a.Metadata[originAnnotation] }
 
 func checkRef(check meta.NamespacedObjectKindReference) object.Ref {
 	version := check.APIVersion

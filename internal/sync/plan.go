@@ -37,13 +37,13 @@ func keepStale(plan Plan) Plan {
 	return plan
 }
 
-// guardEmpty refuses a desired set without objects where there were some. That is far more often a wrong path, a source
-// gone wrong or a bad merge than the wish to delete everything (faults.md F01, F07).
-func guardEmpty(tracked, desired []object.Ref, allowed bool) error {
-	if len(desired) > 0 || len(tracked) == 0 || allowed {
+// guardEmpty refuses to delete everything because a build holds no object. That is far more often a wrong path, a source
+// gone wrong or a bad merge than a wish (faults.md F01, F07).
+func guardEmpty(plan Plan, desired []object.Ref, allowed bool) error {
+	if len(desired) > 0 || len(plan.Prune) == 0 || allowed {
 		return nil
 	}
 	return api.Faultf(api.EmptySetReason, api.RetryInterval,
 		"the build holds no objects while %d are applied: nothing was pruned; if they are to go, annotate this Kustomization with %s=true or delete it",
-		len(tracked), api.AllowEmptyAnnotation)
+		len(plan.Prune), api.AllowEmptyAnnotation)
 }

@@ -88,7 +88,7 @@ func TestF01_EmptySet(t *testing.T) {
 		{refs("a"), nil, false, true},
 		{refs("a"), nil, true, false},
 	} {
-		err := guardEmpty(test.tracked, test.desired, test.allowed)
+		err := guardEmpty(makePlan(test.tracked, test.desired), test.desired, test.allowed)
 		var fault *api.Fault
 		if got := errors.As(err, &fault) && fault.Reason == api.EmptySetReason; got != test.refused {
 			t.Errorf("tracked %v, desired %v, allowed %v: %v", test.tracked, test.desired, test.allowed, err)

@@ -1,9 +1,11 @@
 package sync
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,18 +14,44 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// localOnly is a file system that refuses to hand out a kustomization file which names anything by URL. The kustomize
-// library would fetch it in the middle of a build, without a deadline, from wherever the repository says, with this
+// localOnly is a file system that refuses to hand out a file by which a build would fetch something from a URL. The
+// kustomize library would do so in the middle of a build, without a deadline, from wherever the repository says, with this
 // agent's place in the network (faults.md A16, A18). Flux allows that by default; we do not: --no-remote-bases=false does.
 type localOnly struct{ filesys.FileSystem }
 
 func (fs localOnly) ReadFile(path string) ([]byte, error) {
 	data, err := fs.FileSystem.ReadFile(path)
-	if err != nil || !slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(path)) {
+	if err != nil {
 		return data, err
 	}
-	return data, refuseRemote(data)
+	if slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(path)) {
+		return data, refuseRemote(data)
+	}
+	return data, refuseRemotePlugin(data)
 }
+
+// refuseRemotePlugin returns an error when a file configures one of kustomize's own generators or transformers, which are
+// the other way to name a path, to read from outside the repository.
+func refuseRemotePlugin(data []byte) error {
+	if !bytes.Contains(data, []byte(konfig.BuiltinPluginApiVersion)) {
+		return nil
+	}
+	for _, document := range documents.Split(string(data), -1) {
+		var object map[string]any
+		if yaml.Unmarshal([]byte(document), &object) != nil {
+			continue // the library says what is wrong with it
+		}
+		if version, _ := object["apiVersion"].(string); strings.TrimSpace(version) == konfig.BuiltinPluginApiVersion {
+			if err := refuseRemoteIn("", object); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// documents matches what separates YAML documents.
+var documents = regexp.MustCompile(`(?m)^---.*$`)
 
 // pathFields are the fields, at any depth of a kustomization file, whose values the library would also fetch from a URL.
 var pathFields = []string{
@@ -35,7 +63,7 @@ var pathFields = []string{
 func refuseRemote(data []byte) error {
 	var file map[string]any
 	if err := yaml.Unmarshal(data, &file); err != nil {
-		return nil // the library says what is wrong with the file
+		return nil //nolint:nilerr // the library says what is wrong with the file
 	}
 	return refuseRemoteIn("", file)
 }
@@ -55,6 +83,9 @@ func refuseRemoteIn(field string, value any) error {
 			}
 		}
 	case string:
+		if slices.Contains(pathFields, field) && strings.Contains(value, "\n") {
+			return refuseRemotePlugin([]byte(value)) // an inline generator or transformer
+		}
 		if slices.Contains(pathFields, field) && isRemote(value) {
 			return fmt.Errorf("%s names the remote file %s: commit it to the repository, or start the agent with --no-remote-bases=false",
 				field, redactURL(value))
@@ -63,21 +94,20 @@ func refuseRemoteIn(field string, value any) error {
 	return nil
 }
 
-// isRemote says that the kustomize library would take the entry for a URL or a Git repository. Inline YAML is not a path.
+// isRemote says that the kustomize library would take the entry for a URL or a Git repository. It knows more forms than
+// anybody remembers, so that whatever has a host before its first slash is taken for one.
 func isRemote(entry string) bool {
-	if strings.ContainsAny(entry, "\n{") {
-		return false
-	}
-	lower := strings.ToLower(entry)
+	lower := strings.ToLower(strings.TrimSpace(entry))
+	first, rest, deeper := strings.Cut(lower, "/")
 	switch {
 	case strings.Contains(lower, "://"), strings.Contains(lower, "?ref="), strings.Contains(lower, "?version="):
 		return true
-	case strings.HasPrefix(lower, "git@"), strings.HasPrefix(lower, "git::"):
+	case strings.Contains(first, ":"), deeper && strings.Contains(first, "@"):
 		return true
-	case strings.HasPrefix(lower, "github.com/"), strings.HasPrefix(lower, "github.com:"), strings.HasPrefix(lower, "gh:"):
+	case deeper && (first == "github.com" || first == "gitlab.com" || first == "bitbucket.org"):
 		return true
 	}
-	return strings.Contains(lower, ".git/") || strings.HasSuffix(lower, ".git") || strings.Contains(lower, "/_git/")
+	return strings.Contains(lower, ".git/") || strings.HasSuffix(lower, ".git") || strings.Contains(rest, "_git/")
 }
 
 // redactURL drops a user and password from a URL.

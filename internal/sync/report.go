@@ -14,7 +14,11 @@ import (
 // progress returns what the condition Reconciling says during a step.
 func progress(doing string) func(*attempt) string {
 	return func(a *attempt) string {
-		return fmt.Sprintf("%s for revision %s with a timeout of %s", doing, a.artifact.Revision, a.ks.GetTimeout())
+		revision := ""
+		if a.artifact != nil {
+			revision = a.artifact.Revision
+		}
+		return fmt.Sprintf("%s for revision %s with a timeout of %s", doing, revision, a.ks.GetTimeout())
 	}
 }
 
@@ -38,7 +42,7 @@ func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success
 	status.LastAppliedOriginRevision = originOf(a.artifact)
 	return reconcile.Success{
 		Reason:  meta.ReconciliationSucceededReason,
-		Message: "Applied revision: " + a.artifact.Revision,
+		Message: appliedMessage(a.artifact.Revision),
 	}
 }
 
@@ -79,12 +83,15 @@ func (r *Reconciler) after(a *attempt, end reconcile.Outcome) {
 	if !end.Succeeded() {
 		return
 	}
-	wasReady := a.before != nil && a.before.Status == metav1.ConditionTrue
-	news := !wasReady || a.before.Message != "Applied revision: "+a.artifact.Revision
-	if a.checked && (news || a.changed) {
+	was := a.run.Before
+	wasReady := was != nil && was.Status == metav1.ConditionTrue
+	newRevision := was == nil || was.Message != appliedMessage(a.artifact.Revision)
+	if a.checked && (!a.wasHealthy || newRevision && a.changed) {
 		r.Recorder.Record(a.ks, healthyEvent(time.Since(a.wait.since), a.metadata()))
 	}
-	if news || a.changed {
+	if !wasReady || newRevision || a.changed {
 		r.Recorder.Record(a.ks, finishedEvent(time.Since(a.began), a.ks.GetRequeueAfter(), a.metadata()))
 	}
 }
+
+func appliedMessage(revision string) string { return "Applied revision: " + revision }

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -16,68 +15,91 @@ import (
 )
 
 // wait is an attempt that has applied everything and waits for health. It is state, not a worker: observations wake it, and
-// a new revision, spec or request simply no longer matches it, which ends it.
+// a run that finds it no longer matches what the object and its source ask now drops it.
 type wait struct {
 	// What the wait belongs to; see matches.
-	generation  int64
-	requestedAt string
-	artifact    meta.Artifact
+	asked
+	artifact meta.Artifact
 
-	targets   []object.Ref
-	expiring  map[object.Key]bool // targets that delete themselves when they are done
-	inventory []object.Ref        // of the attempt, to be reported when it ends
-	digest    string              // of the build
-	changed   bool                // the attempt has changed something on the cluster
-	began     time.Time           // the attempt
-	since     time.Time           // the wait
+	targets  []object.Ref
+	expiring map[object.Key]bool // targets that delete themselves when they are done
+	leaving  []object.Ref        // deleted, and still there
+	deletion bool                // the Kustomization is being deleted and waits for leaving alone
+	// Of the attempt, for its report when the wait ends.
+	inventory []object.Ref
+	digest    string
+	changed   bool
+	began     time.Time
+	since     time.Time // of the wait itself
 	deadline  time.Time
-	// each: any change is news. It is set when a deletion waits for objects to vanish.
-	each bool
-	// over: the wait has failed. It is kept so that a change of health still wakes the object.
+	// over: there is nothing to take up. The wait is kept so that what it looks at still wakes the object.
 	over bool
-	// seen is the verdict the object was last woken with.
+	// seen is the verdict that the object has been woken with, or that it found itself.
 	seen string
 }
 
-// matches says whether the wait is for just this state of the object and its source.
-func (w *wait) matches(ks *kustomizev1.Kustomization, requestedAt string, artifact *meta.Artifact) bool {
-	return artifact != nil && w.generation == ks.Generation && w.requestedAt == requestedAt &&
-		w.artifact.Digest == artifact.Digest && w.artifact.Revision == artifact.Revision
+// asked is what an object asked for, besides what its source offers.
+type asked struct {
+	uid         types.UID
+	generation  int64
+	requestedAt string
+	// variables counts the changes of what the object's variables come from.
+	variables uint64
+}
+
+// matches says whether the wait is for just this.
+func (w *wait) matches(now asked, artifact *meta.Artifact) bool {
+	return artifact != nil && w.asked == now && w.artifact.Digest == artifact.Digest && w.artifact.Revision == artifact.Revision
 }
 
 // judge looks at everything that is waited for.
-func (w *wait) judge(look func(object.Ref) health.Status) verdict {
-	return judgeHealth(w.targets, func(ref object.Ref) health.Status {
-		status := look(ref)
-		if status == health.NotFound && w.expiring[ref.Key()] {
-			return health.Current
+func (w *wait) judge(look look) verdict {
+	v := judgeHealth(w.targets, func(ref object.Ref) health.Result {
+		is := look(ref)
+		if is.Status == health.NotFound && w.expiring[ref.Key()] {
+			return health.Result{Status: health.Current}
 		}
-		return status
+		return is
 	})
+	for _, ref := range w.leaving {
+		if look(ref).Status != health.NotFound {
+			v.left = append(v.left, ref.String())
+		}
+	}
+	return v
 }
+
+// look returns the health of an object as last observed.
+type look func(object.Ref) health.Result
 
 // verdict is the health of all that is waited for.
 type verdict struct {
 	pending []string // `Kind/ns/name status: 'InProgress'`, in the order of the targets
 	failed  []string
+	left    []string // what was deleted and is still there
 }
 
 func (v verdict) healthy() bool { return len(v.pending)+len(v.failed) == 0 }
 
 // key tells verdicts apart that matter to the attempt: one more healthy object among many is no reason to look again.
-func (v verdict) key() string { return fmt.Sprint(len(v.pending) > 0, v.failed) }
+func (v verdict) key() string { return fmt.Sprint(len(v.pending) > 0, v.failed, v.left) }
 
-// judgeHealth looks at every target. look returns the health of an object as last observed.
-func judgeHealth(targets []object.Ref, look func(object.Ref) health.Status) verdict {
+// judgeHealth looks at every target.
+func judgeHealth(targets []object.Ref, look look) verdict {
 	var v verdict
 	for _, target := range targets {
-		status := look(target)
-		line := fmt.Sprintf("%s status: '%s'", target, status)
-		switch status {
+		is := look(target)
+		line := fmt.Sprintf("%s status: '%s'", target, is.Status)
+		switch is.Status {
 		case health.Current:
 		case health.Failed:
 			v.failed = append(v.failed, line)
-		case health.InProgress, health.Terminating, health.NotFound, health.Unknown:
+		case health.Unknown:
+			if is.Message != "" { // why nothing is known is what people need
+				line += " (" + is.Message + ")"
+			}
+			v.pending = append(v.pending, line)
+		case health.InProgress, health.Terminating, health.NotFound:
 			v.pending = append(v.pending, line)
 		}
 	}
@@ -115,10 +137,29 @@ func (w *waits) open(key types.NamespacedName) *wait {
 	return nil
 }
 
+// left returns what the object's deletion still waits for; nil when it has not come to that.
+func (w *waits) left(key types.NamespacedName) []object.Ref {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if entry := w.by[key]; entry != nil && entry.deletion {
+		return entry.leaving
+	}
+	return nil
+}
+
 func (w *waits) put(key types.NamespacedName, entry *wait) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.by[key] = entry
+}
+
+// judge returns how the wait stands. A verdict that the object has found itself is no news to it.
+func (w *waits) judge(entry *wait, look look) verdict {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v := entry.judge(look)
+	entry.seen = v.key()
+	return v
 }
 
 // end keeps a wait that has failed only to be woken by.
@@ -135,15 +176,12 @@ func (w *waits) drop(key types.NamespacedName) {
 }
 
 // news says whether the object's wait stands otherwise than when the object was last woken.
-func (w *waits) news(key types.NamespacedName, look func(object.Ref) health.Status) bool {
+func (w *waits) news(key types.NamespacedName, look look) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	entry := w.by[key]
 	if entry == nil {
 		return false
-	}
-	if entry.each {
-		return true
 	}
 	seen := entry.judge(look).key()
 	if entry.seen == seen {

@@ -32,8 +32,8 @@ func TestVerdict(t *testing.T) {
 			"health check failed: failed early due to stalled resources: [ConfigMap/a/a status: 'Failed']"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			v := judgeHealth(targets, func(ref object.Ref) health.Status {
-				return map[string]health.Status{"a": test.a, "b": test.b}[ref.Name]
+			v := judgeHealth(targets, func(ref object.Ref) health.Result {
+				return health.Result{Status: map[string]health.Status{"a": test.a, "b": test.b}[ref.Name]}
 			})
 			if v.healthy() != test.healthy {
 				t.Errorf("healthy %v, want %v", v.healthy(), test.healthy)
@@ -58,26 +58,76 @@ func TestVerdict(t *testing.T) {
 func TestWaitNews(t *testing.T) {
 	key := types.NamespacedName{Namespace: "demo", Name: "shop"}
 	status := health.InProgress
-	look := func(object.Ref) health.Status { return status }
+	look := func(object.Ref) health.Result { return health.Result{Status: status, Message: time.Now().String()} }
 	w := newWaits()
 	if w.news(key, look) {
 		t.Error("woken without waiting for anything")
 	}
-	w.put(key, &wait{targets: refs("a", "b")})
-	w.news(key, look)
+	entry := &wait{targets: refs("a", "b")}
+	w.put(key, entry)
+	w.judge(entry, look)
 	if w.news(key, look) {
-		t.Error("woken although nothing has changed")
+		t.Error("woken although the object has seen just that itself")
 	}
 	status = health.Current
 	if !w.news(key, look) {
 		t.Error("not woken when everything turned healthy")
 	}
-	w.end(w.open(key))
+	w.end(entry)
 	if w.open(key) != nil {
 		t.Error("a wait that is over was taken up")
 	}
 	status = health.Failed
 	if !w.news(key, look) {
 		t.Error("not woken by news after the wait had failed")
+	}
+}
+
+// TestWaitMatches: a wait is taken up only for the very thing it was begun for.
+func TestWaitMatches(t *testing.T) {
+	at := meta.Artifact{Revision: "main@sha1:a", Digest: "sha256:a"}
+	was := asked{uid: "1", generation: 1, requestedAt: "x", variables: 1}
+	w := &wait{asked: was, artifact: at}
+	if !w.matches(was, &at) {
+		t.Error("nothing has changed, and the wait was not taken up")
+	}
+	if w.matches(was, nil) {
+		t.Error("taken up without an artifact")
+	}
+	for name, now := range map[string]asked{
+		"another object":    {"2", 1, "x", 1},
+		"another spec":      {"1", 2, "x", 1},
+		"another request":   {"1", 1, "y", 1},
+		"changed variables": {"1", 1, "x", 2},
+	} {
+		if w.matches(now, &at) {
+			t.Errorf("%s: taken up", name)
+		}
+	}
+	for name, now := range map[string]meta.Artifact{
+		"another revision": {Revision: "main@sha1:b", Digest: "sha256:a"},
+		"other content":    {Revision: "main@sha1:a", Digest: "sha256:b"},
+	} {
+		if w.matches(was, &now) {
+			t.Errorf("%s: taken up", name)
+		}
+	}
+}
+
+// TestWaitLeaving: what is being deleted wakes the object when it is gone.
+func TestWaitLeaving(t *testing.T) {
+	key := types.NamespacedName{Namespace: "demo", Name: "shop"}
+	status := health.Terminating
+	look := func(object.Ref) health.Result { return health.Result{Status: status} }
+	w := newWaits()
+	entry := &wait{over: true, leaving: refs("a")}
+	w.put(key, entry)
+	w.judge(entry, look)
+	if w.news(key, look) {
+		t.Error("woken while it is still there")
+	}
+	status = health.NotFound
+	if !w.news(key, look) {
+		t.Error("not woken when it was gone")
 	}
 }

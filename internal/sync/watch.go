@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -71,8 +72,37 @@ func (r *Reconciler) readersOf(ctx context.Context, source client.Object) []ctrl
 // label of --watch-configs-label-selector are watched.
 func (r *Reconciler) referrersOf(kind string) handler.MapFunc {
 	return func(ctx context.Context, o client.Object) []ctrl.Request {
-		return r.find(ctx, variableIndex, referenceKey(kind, o.GetNamespace(), o.GetName()))
+		requests := r.find(ctx, variableIndex, referenceKey(kind, o.GetNamespace(), o.GetName()))
+		for _, request := range requests {
+			r.changes.add(request.NamespacedName)
+		}
+		return requests
 	}
+}
+
+// counters count, for each Kustomization, the changes of what its variables come from: a wait for health that was begun with
+// other variables must not be taken up.
+type counters struct {
+	mu sync.Mutex
+	by map[types.NamespacedName]uint64
+}
+
+func (c *counters) add(key types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.by[key]++
+}
+
+func (c *counters) get(key types.NamespacedName) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.by[key]
+}
+
+func (c *counters) forget(key types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.by, key)
 }
 
 // find returns the Kustomizations that an index has under key.

@@ -129,6 +129,50 @@ func TestManyPushes(t *testing.T) {
 	}
 }
 
+// TestSharedFilesMakeTheSameArtifact compares an export that shares files with the one before to one that cannot.
+func TestSharedFilesMakeTheSameArtifact(t *testing.T) {
+	r := newRepo(t)
+	r.commit("one", map[string]string{"same": "1", "d/changed": "1", "d/mode": "x", "gone": "1"})
+	server := serveHTTP(t, r, nil)
+	g, remote, ref := newGit(t, Limits{}), Remote{URL: server.url}, Ref{Branch: "main"}
+	first := pull(t, g, r, remote, ref)
+	r.git("rm", "-q", "gone")
+	r.write("d/changed", "2")
+	if err := os.Chmod(filepath.Join(r.dir, "d/mode"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	second := r.commit("two", map[string]string{"new": "1"})
+	var previous Previous
+	digest := func(g *Fetcher, hash string) (string, os.FileInfo) {
+		t.Helper()
+		c, err := g.Fetch(context.Background(), remote, ref, Question{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Hash = hash
+		ignore := ""
+		s, release, err := g.Snapshot(context.Background(), remote, ref, c, Layout{Ignore: &ignore, Previous: previous})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		info, err := os.Stat(filepath.Join(s.Dir(), "same"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Digest, info
+	}
+	wrote, before := digest(g, first.Hash)
+	previous = Previous{Commit: first.Hash, Digest: wrote}
+	shared, after := digest(g, second)
+	if alone, _ := digest(newGit(t, Limits{}), second); shared != alone {
+		t.Errorf("digest %s, alone %s", shared, alone)
+	}
+	if !os.SameFile(before, after) {
+		t.Error("a file that did not change was written again")
+	}
+}
+
 func TestF28_MovedTags(t *testing.T) {
 	r := newRepo(t)
 	g, server := newGit(t, Limits{}), serveHTTP(t, r, nil)

@@ -216,12 +216,12 @@ func (c *charts) build(ctx context.Context, a *chartAttempt) error {
 	}
 	// The storage was lost, and the source's controller is about to fetch it again. Until then nothing of the status changes.
 	key := client.ObjectKeyFromObject(a.obj)
-	c.lacking.Join(a.from.Digest, key)
+	c.lacking.Join(key, a.from.Digest)
 	if f, err := c.Store.OpenFile(a.from.Digest); err == nil {
-		c.lacking.Leave(a.from.Digest, key)
-		return errors.Join(f.Close(), &reconcile.Waiting{Until: time.Second, Quiet: true}) // it came in between
+		c.lacking.Leave(key)
+		return errors.Join(f.Close(), &reconcile.Waiting{After: time.Second, Quiet: true}) // it came in between
 	}
-	return &reconcile.Waiting{Until: c.Edge.Timing.Dependency, Quiet: true}
+	return &reconcile.Waiting{After: c.Edge.Timing.Dependency, Quiet: true}
 }
 
 // stored reports whether the stored artifact is of the version, and of the spec as it is. As in Flux, a version is taken to
@@ -363,7 +363,7 @@ func reportVerification(a *chartAttempt, end reconcile.Outcome) {
 // announce tells of a new chart in the words of its condition.
 func (c *charts) announce(a *chartAttempt, end reconcile.Outcome) {
 	if end.Waiting == nil && a.from != nil {
-		c.lacking.Leave(a.from.Digest, client.ObjectKeyFromObject(a.obj))
+		c.lacking.Leave(client.ObjectKeyFromObject(a.obj))
 	}
 	if end.Succeeded() {
 		a.AnnounceAs(c.Recorder, a.run.Obj, end, a.artifact, a.built.success(), a.built.success())

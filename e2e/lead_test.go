@@ -1,0 +1,123 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/cleat-dev/cleat/e2e/live"
+	"github.com/cleat-dev/cleat/e2e/testenv"
+)
+
+// TestLeaderElection: of two agents one acts, under Flux's leases; when it stops, the other goes on where it was.
+func TestLeaderElection(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cluster := testenv.Shared(t)
+	namespace := cluster.Namespace(t, "lead")
+	git := testenv.Git(t)
+	repo, err := git.Create("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{
+		"--enable-leader-election", "--leader-election-lease-duration=4s",
+		"--leader-election-renew-deadline=3s", "--leader-election-retry-period=200ms",
+	}
+	first := testenv.NewAgent(t, cluster.Kubeconfig, namespace, flags...)
+	second := testenv.NewAgent(t, cluster.Kubeconfig, namespace, flags...)
+	if err := first.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, lease := range []string{"source-controller-leader-election", "kustomize-controller-leader-election"} {
+		held := func(obj *unstructured.Unstructured) bool { return field(obj, "{.spec.holderIdentity}") != "" }
+		if _, err := cluster.Until(ctx, live.Ref{Kind: "leases.coordination.k8s.io", Namespace: namespace, Name: lease}, held); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := second.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	push := func(n int) string {
+		t.Helper()
+		commit, err := repo.CommitTxtar(fmt.Appendf(nil,
+			"-- cm.yaml --\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: one, namespace: %s}\ndata: {n: \"%d\"}\n", namespace, n), "commit")
+		if err == nil {
+			err = repo.Push(false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return commit
+	}
+	ks := live.Ref{Kind: "ks", Namespace: namespace, Name: "shop"}
+	commit := push(1)
+	if _, err := cluster.Apply(ctx, []byte(fmt.Sprintf(`
+apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {name: shop}
+spec: {interval: 1h, url: %q, ref: {branch: main}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: shop}
+spec: {interval: 1h, path: ./, prune: true, sourceRef: {kind: GitRepository, name: shop}}
+`, git.URL("shop"))), namespace); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cluster.Until(ctx, ks, live.ReadyAt(commit)); err != nil {
+		t.Fatal(err)
+	}
+	if log := second.Log(); strings.Contains(log, `"reconciled"`) {
+		t.Errorf("the second agent has acted beside the first:\n%s", log)
+	}
+
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	commit = push(2)
+	if err := cluster.Poke(ctx, live.Ref{Kind: "gitrepo", Namespace: namespace, Name: "shop"}, testenv.Token()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cluster.Until(ctx, ks, live.ReadyAt(commit)); err != nil {
+		t.Fatalf("the second agent has not taken over: %v", err)
+	}
+	requireMetrics(t, second.Metrics())
+}
+
+// requireMetrics checks that the series which Flux's dashboards ask for are there after a reconciliation.
+func requireMetrics(t *testing.T, url string) {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", response.Status, text)
+	}
+	for _, series := range []string{
+		`gotk_reconcile_duration_seconds_count{kind="Kustomization",name="shop"`,
+		`gotk_reconcile_condition{kind="GitRepository",name="shop"`,
+		`gotk_suspend_status{kind="Kustomization",name="shop"`,
+		`gotk_resource_info{customresource_group="source.toolkit.fluxcd.io"`,
+		`cleat_step_duration_seconds_count{kind="Kustomization",result="ok",step="apply"}`,
+		`controller_runtime_reconcile_total{`,
+		`workqueue_depth{`,
+	} {
+		if !strings.Contains(string(text), series) {
+			t.Errorf("/metrics lacks %s", series)
+		}
+	}
+}
