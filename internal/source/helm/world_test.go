@@ -34,6 +34,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -455,3 +456,11 @@ func sha(b []byte) string { sum := sha256.Sum256(b); return hex.EncodeToString(s
 func pemOf(certificate []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}))
 }
+
+// queue remembers what was put on it.
+type queue struct {
+	workqueue.TypedRateLimitingInterface[ctrl.Request]
+	added []ctrl.Request
+}
+
+func (q *queue) Add(r ctrl.Request) { q.added = append(q.added, r) }
