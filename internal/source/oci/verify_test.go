@@ -7,11 +7,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -25,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	coresignature "github.com/notaryproject/notation-core-go/signature"
 	"github.com/notaryproject/notation-core-go/testhelper"
 	"github.com/notaryproject/notation-go"
 	"github.com/notaryproject/notation-go/signer"
@@ -155,6 +158,7 @@ func verified(t *testing.T, w *world, accepted bool) *sourcev1.OCIRepository {
 	if !accepted {
 		want = []string{"Reconciling=True ProgressingWithRetry", "Ready=False VerificationError", "SourceVerified=False VerificationError"}
 	}
+	t.Log(message(o, "SourceVerified")) // so that a refusal for another reason can be seen
 	got := map[string]bool{}
 	for _, c := range conditions(o) {
 		got[c] = true
@@ -445,7 +449,7 @@ func TestA12_CosignKeyless(t *testing.T) {
 		}, false},
 		"another authority": {strict, classic(func(t *testing.T, digest string) attached { return classicKeyless(t, foreign, subject, digest, soon) }), false},
 		"expired when it was logged": {strict, classic(func(t *testing.T, digest string) attached {
-			return classicKeyless(t, trusted, subject, digest, time.Now().Add(72*time.Hour))
+			return classicKeyless(t, trusted, subject, digest, time.Now().Add(30*time.Minute))
 		}), false},
 		"log entry of another artifact": {strict, classic(func(t *testing.T, digest string) attached {
 			sig := classicKeyless(t, trusted, subject, digest, soon)
@@ -471,10 +475,87 @@ func TestA12_CosignKeyless(t *testing.T) {
 	}
 }
 
+// expiredEnvelope is signed while its certificate was valid, which it no longer is; nobody vouches for the time.
+func expiredEnvelope(t *testing.T, by *authority, d v1.Descriptor) attached {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "old", Organization: []string{"Notary"}, Country: []string{"US"}, Province: []string{"WA"}},
+		NotBefore: time.Now().Add(-47 * time.Hour), NotAfter: time.Now().Add(-time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
+	local, err := coresignature.NewLocalSigner([]*x509.Certificate{signed(t, template, by.cert, key, by.key), by.cert}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := json.Marshal(map[string]any{"targetArtifact": d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	envelope, err := coresignature.NewEnvelope("application/jose+json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := envelope.Sign(&coresignature.SignRequest{
+		Payload: coresignature.Payload{ContentType: "application/vnd.cncf.notary.payload.v1+json", Content: payload},
+		Signer:  local, SigningTime: time.Now().Add(-24 * time.Hour), SigningScheme: coresignature.SigningSchemeX509, SigningAgent: "test",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return attached{content: text, mediaType: "application/jose+json"}
+}
+
+// TestA12_TrustedRoot: an installation of one's own is trusted by the Secret that names it, and what its root knows of must
+// have been asked.
+func TestA12_TrustedRoot(t *testing.T) {
+	own, err := ca.NewVirtualSigstore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		logs     map[string]*root.TransparencyLog // of certificates
+		accepted bool
+	}{
+		"without a log of certificates":              {nil, true},
+		"the log of certificates has not been asked": {own.CTLogs(), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			material, err := root.NewTrustedRoot(root.TrustedRootMediaType01, own.FulcioCertificateAuthorities(), named(t, tt.logs), own.TimestampingAuthorities(), named(t, own.RekorLogs()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := material.MarshalJSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := serve(t)
+			digest := s.push(t, "app", "latest", files(t, map[string]string{"n": "1"}))
+			attachClassic(t, s, digest, classicKeyless(t, own, subject, digest.String(), time.Now().Add(5*time.Minute)))
+			w := newWorld(t, secretOf("root", map[string]string{"trusted_root.json": string(text)}), verifying(s, &sourcev1.OCIRepositoryVerification{
+				Provider: "cosign", TrustedRootSecretRef: &meta.LocalObjectReference{Name: "root"},
+				MatchOIDCIdentity: []sourcev1.OIDCIdentityMatch{{Issuer: ".*", Subject: subject}},
+			}))
+			verified(t, w, tt.accepted)
+		})
+	}
+}
+
+// named gives logs the ID that their entries have, which the library for tests leaves in hexadecimal.
+func named(t *testing.T, logs map[string]*root.TransparencyLog) map[string]*root.TransparencyLog {
+	t.Helper()
+	for id, l := range logs {
+		var err error
+		if l.ID, err = hex.DecodeString(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return logs
+}
+
 func TestA12_Notation(t *testing.T) {
 	leaf, authority := testhelper.GetRSALeafCertificate(), testhelper.GetRSARootCertificate()
 	certPEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Cert.Raw}))
 	foreign := testhelper.GetRSASelfSignedSigningCertTuple("somebody else")
+	old := newAuthority(t)
 	policy := func(level, identity string) string {
 		return fmt.Sprintf(`{"version":"1.0","trustPolicies":[{"name":"p","registryScopes":["*"],"signatureVerification":{"level":%q},`+
 			`"trustStores":["ca:any"],"trustedIdentities":[%q]}]}`, level, identity)
@@ -512,6 +593,10 @@ func TestA12_Notation(t *testing.T) {
 			sig := envelope(t, foreign, []*x509.Certificate{foreign.Cert}, d, 0)
 			return &sig
 		}, false},
+		"by a chain that has expired": {policy("strict", "*"), func(t *testing.T, d v1.Descriptor) *attached {
+			sig := expiredEnvelope(t, old, d)
+			return &sig
+		}, false},
 		"by another identity": {policy("strict", "x509.subject:C=US,ST=WA,O=Somebody"), func(t *testing.T, d v1.Descriptor) *attached {
 			sig := envelope(t, leaf, chain, d, 0)
 			return &sig
@@ -524,7 +609,7 @@ func TestA12_Notation(t *testing.T) {
 			if sig := tt.sign(t, describe(t, artifact)); sig != nil {
 				attachReferrer(t, s, describe(t, artifact), notationType, *sig)
 			}
-			w := newWorld(t, secretOf("trust", map[string]string{"trustpolicy.json": tt.policy, "ca.crt": certPEM}),
+			w := newWorld(t, secretOf("trust", map[string]string{"trustpolicy.json": tt.policy, "ca.crt": certPEM, "old.pem": old.pem}),
 				verifying(s, &sourcev1.OCIRepositoryVerification{Provider: "notation", SecretRef: &meta.LocalObjectReference{Name: "trust"}}))
 			verified(t, w, tt.accepted)
 		})
