@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -34,7 +35,7 @@ var (
 )
 
 func newResources(reader client.Reader, log *slog.Logger) *resources {
-	return &resources{reader: reader, log: log, kinds: []schema.GroupVersionKind{api.GitRepositoryKind, api.KustomizationKind}}
+	return &resources{reader: reader, log: log, kinds: append(slices.Clone(sourceKinds), api.KustomizationKind)}
 }
 
 // Describe implements prometheus.Collector.

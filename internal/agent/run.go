@@ -43,7 +43,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	}
 	store, err := artifact.Open(artifact.Options{
 		Dir: flags.StoragePath, Address: flags.StorageAdvAddr,
-		RetentionTTL: flags.RetentionTTL, RetentionRecords: flags.RetentionRecords,
+		RetentionTTL: flags.RetentionTTL, RetentionRecords: flags.RetentionRecords, Limits: flags.limits(),
 	})
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newResources(mgr.GetCache(), log))
+		newResources(mgr.GetCache(), log), store.Usage())
 	watchdog := reconcile.NewWatchdog()
 	edge := reconcile.Edge{
 		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
@@ -75,7 +75,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if edge.Client, err = client.New(config, client.Options{Scheme: mgr.GetScheme(), Mapper: cluster.Mapper}); err != nil {
 		return fmt.Errorf("making the client: %w", err)
 	}
-	if err := setupSources(mgr, edge, store, flags, log); err != nil {
+	if err := setupSources(ctx, mgr, edge, store, flags, log); err != nil {
 		return err
 	}
 	if err := setupSync(ctx, mgr, edge, store, cluster, flags, log); err != nil {
@@ -93,10 +93,12 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *s
 	}
 	options.ByObject = map[client.Object]cache.ByObject{
 		api.Undecoded(api.KustomizationKind): {Label: flags.watched},
-		api.Undecoded(api.GitRepositoryKind): {Label: flags.watched},
 		// Of these only the metadata is watched, to be woken by.
 		&corev1.ConfigMap{}: {Label: flags.configs},
 		&corev1.Secret{}:    {Label: flags.configs},
+	}
+	for _, kind := range sourceKinds {
+		options.ByObject[api.Undecoded(kind)] = cache.ByObject{Label: flags.watched}
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:         api.NewScheme(),
@@ -126,6 +128,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
 		Options: appsync.Options{
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
+			Dependency: flags.RequeueDependency,
 		},
 	}, edge.Client)
 	cluster.Observer.Subscribe(r.ObservationChanged)

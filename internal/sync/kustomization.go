@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -10,7 +11,6 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -34,6 +34,8 @@ type Options struct {
 	RemoteBases bool
 	// StrictSubstitution fails a build on a variable that has neither a value nor a default.
 	StrictSubstitution bool
+	// Dependency is how often one that waits for another object looks again unasked.
+	Dependency time.Duration
 }
 
 // Reconciler keeps the cluster as Kustomizations ask.
@@ -173,7 +175,8 @@ func (r *Reconciler) source(ctx context.Context, a *attempt) error {
 	case err != nil:
 		return api.Faultf(meta.ArtifactFailedReason, api.RetryBackoff, "reading source '%s/%s': %w", a.ks.Spec.SourceRef.Kind, sourceOf(a.ks), err)
 	case current == nil:
-		return api.Faultf(meta.ArtifactFailedReason, api.RetryWoken, "Source artifact not found, it has not been fetched yet")
+		return a.unlessApplied(api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
+			"Source artifact not found, it has not been fetched yet"), r.Options.Dependency)
 	}
 	a.artifact = current
 	return nil
@@ -181,18 +184,34 @@ func (r *Reconciler) source(ctx context.Context, a *attempt) error {
 
 // currentArtifact reads the source's artifact from the cache; it is nil while there is none.
 func (r *Reconciler) currentArtifact(ctx context.Context, ks *kustomizev1.Kustomization) (*meta.Artifact, error) {
-	undecoded := api.Undecoded(api.GitRepositoryKind)
+	kind, ok := sourceKind(ks.Spec.SourceRef.Kind)
+	if !ok {
+		return nil, fmt.Errorf("a Kustomization cannot read the kind %s", ks.Spec.SourceRef.Kind)
+	}
+	undecoded := api.Undecoded(kind)
 	if err := r.Reader.Get(ctx, sourceOf(ks), undecoded); err != nil {
 		return nil, err
 	}
-	// Only the status is of interest, so that a bad spec of the source does not hide the artifact it still offers.
+	// Only the artifact is of interest, so that a bad field elsewhere does not hide what the source still offers.
 	var source struct {
-		Status sourcev1.GitRepositoryStatus `json:"status"`
+		Status struct {
+			Artifact *meta.Artifact `json:"artifact"`
+		} `json:"status"`
 	}
 	if err := api.Decode(undecoded, &source); err != nil {
 		return nil, err
 	}
 	return source.Status.Artifact, nil
+}
+
+// unlessApplied is the fault of a source that has nothing to read at the moment, for instance because the storage was lost
+// and it is being fetched again. Who has applied something from it before stays as it is: what is on the cluster is no
+// worse for it, and the source itself tells of the trouble (faults.md F25, F32).
+func (a *attempt) unlessApplied(fault error, until time.Duration) error {
+	if a.before != nil && a.before.Status == metav1.ConditionTrue && a.before.ObservedGeneration == a.ks.Generation {
+		return &reconcile.Waiting{Until: until, Quiet: true}
+	}
+	return fault
 }
 
 func (r *Reconciler) dependencies(ctx context.Context, a *attempt) error {
@@ -204,8 +223,12 @@ func (r *Reconciler) fetch(_ context.Context, a *attempt) error {
 	r.missing.Join(a.artifact.Digest, a.key)
 	snapshot, release, err := r.Snapshots.Acquire(a.artifact.Digest)
 	if errors.Is(err, artifact.ErrNotFound) {
-		return api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
+		missing := api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
 			"the artifact of revision %s is not in the storage, waiting for the source to fetch it again", a.artifact.Revision)
+		if a.artifact.Revision != a.ks.Status.LastAppliedRevision {
+			return missing // it is news that somebody waits for
+		}
+		return a.unlessApplied(missing, r.Options.Dependency)
 	}
 	r.missing.Leave(a.artifact.Digest, a.key)
 	if err != nil {
