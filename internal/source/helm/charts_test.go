@@ -2,9 +2,12 @@ package helm
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -104,6 +107,44 @@ func TestChartInGitIsPackagedAsByFlux(t *testing.T) {
 	w.git("main@sha1:f12aaebd0ed930b86b96ed6583add2ad249033ae", files)
 	if o, _ := w.chart("demo-web-git"); o.Status.Artifact.Digest != digest || len(w.events.take()) > 0 {
 		t.Error("the same chart is other bytes, or news, when it is packaged again")
+	}
+}
+
+func TestPackagedFilesHaveNoTime(t *testing.T) {
+	c, err := DefaultLimits.load([]byte(packaged(t, "web", "1.0.0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := DefaultLimits.pack(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zr, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tr := tar.NewReader(zr); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil || h.ModTime.Unix() != 0 {
+			t.Fatalf("%v, %v", h, err)
+		}
+	}
+}
+
+// A chart of the same name and version is another chart when the spec has changed.
+func TestChangedSpecIsBuiltAnew(t *testing.T) {
+	w := newWorld(t, helmChart("web", kindGit, "shop", "a/web", "", nil))
+	w.git("main@sha1:f12aaebd0ed930b86b96ed6583add2ad249033ae", map[string]string{
+		"a/web/Chart.yaml": chartYAML("web", "1.0.0"), "a/web/from": "a", "b/web/Chart.yaml": chartYAML("web", "1.0.0"), "b/web/from": "b",
+	})
+	o, _ := w.chart("web")
+	o.Spec.Chart = "b/web"
+	w.change(o)
+	if o, _ := w.chart("web"); w.stored(o)["web/from"] != "b" {
+		t.Errorf("%v: %v", told(o), w.stored(o))
 	}
 }
 
