@@ -5,11 +5,13 @@ LDFLAGS := -s -w -X github.com/cleat-dev/cleat/internal/agent.Version=$(VERSION)
 GO      ?= go
 # Leaving time for the first build of a cold machine; a test that hangs is ended by its own deadline long before.
 TIMEOUT ?= 30m
+# How long `make fuzz` gives each target.
+FUZZTIME ?= 60s
 # Pinned here and not in go.mod: the linter's module graph would become the agent's.
 GOLANGCI := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cluster generate test unit e2e demo lint verify clean
+.PHONY: help build cluster generate test unit fuzz e2e demo lint verify clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +29,12 @@ test: unit e2e ## run every test: unit with -race, then end to end on a control 
 
 unit: ## run the unit tests with -race
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v '/e2e$$')
+
+fuzz: ## run every fuzz target for FUZZTIME, 60s unless set, one after the other
+	@grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' internal e2e | sort | while IFS=: read -r file func; do \
+		target=$${func#func }; dir=$$(dirname "$$file"); echo "$$dir $$target"; \
+		CGO_ENABLED=1 $(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -parallel=2 -timeout=$(TIMEOUT) "./$$dir" || exit 1; \
+	done
 
 e2e: build cluster ## run the end-to-end tests; E2E_KUBECONFIG names a cluster of yours instead of a new one
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout $(TIMEOUT) ./e2e

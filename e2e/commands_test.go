@@ -18,16 +18,20 @@ import (
 
 // commands are what a script can do beside what testscript brings. Except for kubectl and apply none can be negated.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"agent":   cmdAgent,
-	"apply":   cmdApply,
-	"kubectl": cmdKubectl,
-	"managed": positive(cmdManaged),
-	"poke":    positive(cmdPoke),
-	"push":    positive(cmdPush),
-	"rewind":  positive(cmdRewind),
-	"timer":   positive(cmdTimer),
-	"await":   positive(cmdAwait),
-	"writes":  positive(cmdWrites),
+	"agent":    cmdAgent,
+	"apply":    cmdApply,
+	"artifact": positive(cmdArtifact),
+	"asked":    positive(cmdAsked),
+	"image":    positive(cmdImage),
+	"kubectl":  cmdKubectl,
+	"managed":  positive(cmdManaged),
+	"objects":  positive(cmdObjects),
+	"poke":     positive(cmdPoke),
+	"push":     positive(cmdPush),
+	"rewind":   positive(cmdRewind),
+	"timer":    positive(cmdTimer),
+	"await":    positive(cmdAwait),
+	"writes":   positive(cmdWrites),
 }
 
 func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestScript, bool, []string) {
@@ -39,9 +43,9 @@ func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestS
 	}
 }
 
-// agent start [binary | as USER] | stop | log: starts or stops the script's agent, which runs when the script begins: in this
+// agent start [binary | as USER] | stop | lose | log: starts or stops the script's agent, which runs when the script begins: in this
 // process, or bin/cleat for a script that measures, since this process may be slowed by the race detector; with all rights,
-// or with those of a user. Log prints its log.
+// or with those of a user. Lose removes what it has stored, after it was stopped. Log prints its log.
 func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts)
 	if neg {
@@ -60,10 +64,12 @@ func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(s.agent.StartChild(ctx, s.cluster.Kubeconfig))
 	case "stop":
 		ts.Check(s.agent.Stop())
+	case "lose":
+		ts.Check(s.agent.LoseStorage())
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.agent.Log())
 	default:
-		ts.Fatalf("usage: agent start [binary | as USER] | stop | log")
+		ts.Fatalf("usage: agent start [binary | as USER] | stop | lose | log")
 	}
 }
 
@@ -82,6 +88,47 @@ func cmdApply(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("apply %s: %v", file, err)
 		}
 	}
+}
+
+// artifact KIND/NAME: downloads the artifact of a source from its URL, compares it with its digest, and prints revision, digest
+// and size.
+func cmdArtifact(ts *testscript.TestScript, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: artifact KIND/NAME")
+	}
+	s := of(ts)
+	ctx, cancel := bounded()
+	defer cancel()
+	obj, err := s.cluster.Get(ctx, s.ref(ts, args[0]))
+	ts.Check(err)
+	digest := field(obj, "{.status.artifact.digest}")
+	size, err := testenv.Download(field(obj, "{.status.artifact.url}"), digest)
+	ts.Check(err)
+	fmt.Fprintln(ts.Stdout(), field(obj, "{.status.artifact.revision}"), digest, size)
+}
+
+// asked: prints what the servers of sources, except for Git's, were asked since it was called last.
+func cmdAsked(ts *testscript.TestScript, args []string) {
+	if len(args) != 0 {
+		ts.Fatalf("usage: asked")
+	}
+	printLines(ts, of(ts).sources.Asked())
+}
+
+// image REPOSITORY:TAG DIR: pushes the files of DIR to the OCI registry.
+func cmdImage(ts *testscript.TestScript, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: image REPOSITORY:TAG DIR")
+	}
+	ts.Check(of(ts).sources.PushImage(args[0], ts.MkAbs(args[1])))
+}
+
+// objects BUCKET DIR: puts the files of DIR into a bucket of the S3 server.
+func cmdObjects(ts *testscript.TestScript, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: objects BUCKET DIR")
+	}
+	ts.Check(of(ts).sources.PutObjects(args[0], ts.MkAbs(args[1])))
 }
 
 // kubectl ARG...: runs kubectl in the script's namespace.

@@ -25,6 +25,9 @@ import (
 //	PRIVATE  the URL of one that asks for the user ada and the password secret
 //	REV      the commit pushed last
 //	ROOT     the folder of this repository
+//	SSH      the URL of the Git server over SSH; SSH_IDENTITY and SSH_KNOWN_HOSTS are files for a Secret
+//	REGISTRY the host of an OCI registry, S3 that of an S3 server
+//	CHARTS   the URL of a Helm repository: the script's folder charts
 func TestScripts(t *testing.T) {
 	runScripts(t, "testdata/script", (*testing.T).Parallel)
 }
@@ -70,6 +73,7 @@ type script struct {
 	agent     *testenv.Agent
 	git       *gitserver.Server
 	private   *gitserver.Server
+	sources   *testenv.Sources
 	repos     map[string]*gitserver.Repo
 	kubectl   string
 
@@ -94,6 +98,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 		repos:   map[string]*gitserver.Repo{},
 		kubectl: filepath.Join(root, "bin", "devcluster"),
 	}
+	s.sources = testenv.NewSources(t, s.git, filepath.Join(env.WorkDir, "charts"))
 	s.namespace = s.cluster.Namespace(t, name)
 	s.agent = testenv.NewAgent(t, s.cluster.Kubeconfig, s.namespace)
 	env.Values[scriptKey{}] = s
@@ -101,6 +106,17 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	env.Setenv("ROOT", root)
 	env.Setenv("GIT", strings.TrimSuffix(s.git.URL(""), "/.git"))
 	env.Setenv("PRIVATE", strings.TrimSuffix(s.private.URL(""), "/.git"))
+	env.Setenv("SSH", s.sources.SSH.URL())
+	env.Setenv("SSH_IDENTITY", filepath.Join(env.WorkDir, "identity"))
+	env.Setenv("SSH_KNOWN_HOSTS", filepath.Join(env.WorkDir, "known_hosts"))
+	env.Setenv("REGISTRY", s.sources.Registry)
+	env.Setenv("S3", s.sources.S3.Endpoint)
+	env.Setenv("CHARTS", s.sources.Charts)
+	for name, content := range map[string]string{"SSH_IDENTITY": s.sources.SSH.Identity, "SSH_KNOWN_HOSTS": s.sources.SSH.KnownHosts} {
+		if err := os.WriteFile(env.Getenv(name), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
 	env.Setenv("KUBECONFIG", s.cluster.Kubeconfig)
 	if err := s.agent.Start(t.Context()); err != nil {
 		return fmt.Errorf("starting the agent: %w\n%s", err, s.agent.Log())

@@ -145,6 +145,17 @@ func (a *Agent) Stop() error {
 	return nil
 }
 
+// LoseStorage removes what an agent that does not run has stored, as when its volume is lost.
+func (a *Agent) LoseStorage() error {
+	if a.cancel != nil || a.process != nil {
+		return fmt.Errorf("this agent runs")
+	}
+	if err := os.RemoveAll(a.config.Storage); err != nil {
+		return err
+	}
+	return os.Mkdir(a.config.Storage, 0o755)
+}
+
 // Metrics is the URL of the agent's metrics.
 func (a *Agent) Metrics() string { return "http://" + a.config.MetricsAddr + "/metrics" }
 

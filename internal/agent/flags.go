@@ -11,6 +11,9 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/source/helm"
 )
 
 // Flags are the options of `cleat run`. Names and defaults are those of Flux's controllers, except where a comment in
@@ -24,6 +27,12 @@ type Flags struct {
 	StorageAdvAddr    string
 	RetentionTTL      time.Duration
 	RetentionRecords  int
+	ArtifactMax       int64
+	DigestAlgorithm   string
+	HelmIndexMax      int64
+	HelmChartMax      int64
+	HelmFileMax       int64
+	AllowLinkLocal    bool
 	MetricsAddr       string
 	HealthAddr        string
 	LogLevel          string
@@ -61,6 +70,15 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.StringVar(&f.StorageAdvAddr, "storage-adv-addr", "", "host[:port] of artifact URLs as seen in the cluster; derived from --storage-addr and the namespace when empty")
 	set.DurationVar(&f.RetentionTTL, "artifact-retention-ttl", time.Minute, "how long a superseded artifact stays downloadable")
 	set.IntVar(&f.RetentionRecords, "artifact-retention-records", 2, "how many artifacts of a source are kept at most")
+	set.Int64Var(&f.ArtifactMax, "artifact-max-size", artifact.DefaultLimits.Bytes, "bytes that the files of one source may add up to, unpacked")
+	set.StringVar(&f.DigestAlgorithm, "artifact-digest-algo", "sha256", "algorithm of artifact digests; only sha256 is served")
+	set.Int64Var(&f.HelmIndexMax, "helm-index-max-size", helm.DefaultLimits.Index, "bytes that the index of a Helm repository may have")
+	set.Int64Var(&f.HelmChartMax, "helm-chart-max-size", helm.DefaultLimits.Chart, "bytes that a packaged chart may have")
+	set.Int64Var(&f.HelmFileMax, "helm-chart-file-max-size", helm.DefaultLimits.File, "bytes that one file in a chart may have")
+	for _, name := range []string{"helm-cache-max-size", "helm-cache-ttl", "helm-cache-purge-interval"} {
+		set.String(name, "", "accepted and not used: what is looked up in indexes is always kept, within a bound")
+	}
+	set.BoolVar(&f.AllowLinkLocal, "allow-link-local-sources", false, "let sources have link-local addresses, where clouds hand out the node's credentials")
 	set.StringVar(&f.MetricsAddr, "metrics-addr", ":8080", "address on which /metrics is served")
 	set.StringVar(&f.HealthAddr, "health-addr", ":9440", "address on which /healthz and /readyz are served")
 	set.StringVar(&f.LogLevel, "log-level", "info", "trace, debug, info or error")
@@ -121,10 +139,28 @@ func (f *Flags) complete(env map[string]string) error {
 	if f.Concurrent < 1 || f.ConcurrentSSA < 1 {
 		return errors.New("--concurrent and --concurrent-ssa must be at least 1")
 	}
+	if f.DigestAlgorithm != "sha256" {
+		return fmt.Errorf("--artifact-digest-algo: %q is not served, only sha256 is", f.DigestAlgorithm)
+	}
+	for name, size := range map[string]int64{
+		"artifact-max-size": f.ArtifactMax, "helm-index-max-size": f.HelmIndexMax,
+		"helm-chart-max-size": f.HelmChartMax, "helm-chart-file-max-size": f.HelmFileMax,
+	} {
+		if size < 1 {
+			return fmt.Errorf("--%s must be at least 1", name)
+		}
+	}
 	if f.StorageAdvAddr == "" {
 		f.StorageAdvAddr = f.advertised()
 	}
 	return f.parseGates()
+}
+
+// limits is what one source may store.
+func (f *Flags) limits() artifact.Limits {
+	l := artifact.DefaultLimits
+	l.Bytes = f.ArtifactMax
+	return l
 }
 
 // advertised is the address of artifacts when none is given: the one that is listened on if it names a host, otherwise the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,7 @@ import (
 )
 
 // kinds are those that the agent reconciles.
-var kinds = []schema.GroupVersionKind{api.GitRepositoryKind, api.KustomizationKind}
+var kinds = append(slices.Clone(sourceKinds), api.KustomizationKind)
 
 // progressAfter is how long a step or a wait lasts before the status tells of it.
 const progressAfter = time.Second
@@ -47,7 +48,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	}
 	store, err := artifact.Open(artifact.Options{
 		Dir: flags.StoragePath, Address: flags.StorageAdvAddr,
-		RetentionTTL: flags.RetentionTTL, RetentionRecords: flags.RetentionRecords,
+		RetentionTTL: flags.RetentionTTL, RetentionRecords: flags.RetentionRecords, Limits: flags.limits(),
 	})
 	if err != nil {
 		return err
@@ -65,7 +66,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	}
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newResources(mgr.GetCache(), log)) // Go's own series are in controller-runtime's registry
+	registry.MustRegister(newResources(mgr.GetCache(), log), store.Usage()) // Go's own series are in controller-runtime's registry
 	watchdog := reconcile.NewWatchdog()
 	edge := reconcile.Edge{
 		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
@@ -78,11 +79,11 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if edge.Client, err = client.New(config, client.Options{Scheme: mgr.GetScheme(), Mapper: cluster.Mapper}); err != nil {
 		return fmt.Errorf("making the client: %w", err)
 	}
-	sources := &reconcile.Waker{}
-	if err := setupSources(mgr, edge, store, sources, flags, log); err != nil {
+	refetch := newRefetch()
+	if err := setupSources(ctx, mgr, edge, store, refetch, flags, log); err != nil {
 		return err
 	}
-	if err := setupSync(ctx, mgr, edge, store, cluster, sources.Wake, flags, log); err != nil {
+	if err := setupSync(ctx, mgr, edge, store, cluster, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	return serve(ctx, flags, config, mgr, store, registry, watchdog, log)
@@ -120,7 +121,7 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *s
 
 // setupSync starts what reconciles Kustomizations. refetch wakes a source whose snapshot is not in the store.
 func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, cluster *kube.Cluster,
-	refetch func(types.NamespacedName), flags Flags, log *slog.Logger) error {
+	refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
 	applier, err := cluster.Applier("")
 	if err != nil {
 		return err
@@ -134,6 +135,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
+			Dependency: flags.RequeueDependency,
 		},
 	}, edge.Client)
 	cluster.Observer.Subscribe(r.ObservationChanged)

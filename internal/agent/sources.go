@@ -4,41 +4,182 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/bucket"
+	"github.com/cleat-dev/cleat/internal/source/external"
 	"github.com/cleat-dev/cleat/internal/source/git"
+	"github.com/cleat-dev/cleat/internal/source/helm"
+	"github.com/cleat-dev/cleat/internal/source/oci"
+	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
 
-// setupSources starts what fetches sources. waker wakes those whose artifact a reader has missed.
-func setupSources(mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, waker *reconcile.Waker, flags Flags, log *slog.Logger) error {
-	fetcher, err := git.NewFetcher(store, source.Network{}, git.Limits{})
-	if err != nil {
+// sourceKinds are the kinds that the agent fetches.
+var sourceKinds = []schema.GroupVersionKind{
+	api.GitRepositoryKind, api.OCIRepositoryKind, api.HelmRepositoryKind, api.HelmChartKind, api.BucketKind, api.ExternalArtifactKind,
+}
+
+// refetch wakes the sources whose artifact a reader has found missing, by kind.
+type refetch map[schema.GroupVersionKind]*reconcile.Waker
+
+func newRefetch() refetch {
+	r := refetch{}
+	for _, kind := range sourceKinds {
+		r[kind] = &reconcile.Waker{}
+	}
+	return r
+}
+
+func (r refetch) wake(kind schema.GroupVersionKind, key types.NamespacedName) {
+	if waker, ok := r[kind]; ok {
+		waker.Wake(key)
+	}
+}
+
+// sources is what the controllers of all kinds of sources are made from.
+type sources struct {
+	mgr      ctrl.Manager
+	edge     reconcile.Edge
+	store    *artifact.Store
+	network  source.Network
+	recorder *reconcile.Recorder
+	refetch  refetch
+	flags    Flags
+	log      *slog.Logger
+}
+
+// setupSources starts what fetches sources.
+func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, refetch refetch, flags Flags, log *slog.Logger) error {
+	s := &sources{
+		mgr: mgr, edge: edge, store: store, refetch: refetch, network: source.Network{AllowLinkLocal: flags.AllowLinkLocal}, flags: flags, log: log,
+		recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
+	}
+	if err := s.keepHouse(store); err != nil {
 		return err
 	}
-	for _, housekeeping := range []manager.Runnable{store, fetcher} {
-		if err := mgr.Add(housekeeper(housekeeping, log)); err != nil {
+	for _, setup := range []func(context.Context) error{s.git, s.oci, s.helm, s.buckets, s.external} {
+		if err := setup(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepHouse runs what cleans up while the agent runs, and waits for what still runs when it stops.
+func (s *sources) keepHouse(housekeeping ...manager.Runnable) error {
+	for _, r := range housekeeping {
+		if err := s.mgr.Add(housekeeper(r, s.log)); err != nil {
 			return fmt.Errorf("adding housekeeping: %w", err)
 		}
 	}
-	log = log.With("controllerKind", api.GitRepositoryKind.Kind, "controller", "gitrepository")
-	do := git.NewRepositories(git.Options{
-		Store: store, Fetcher: fetcher, Secrets: edge.Client, Edge: edge, Log: log,
-		Recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
-	})
-	return ctrl.NewControllerManagedBy(mgr).Named("gitrepository").
-		WithOptions(controller.Options{MaxConcurrentReconciles: flags.Concurrent}).
-		For(api.Undecoded(api.GitRepositoryKind), builder.WithPredicates(reconcile.Asked())).
-		WatchesRawSource(source.Stored(store, api.GitRepositoryKind.Kind)).
-		WatchesRawSource(waker).
-		Complete(do)
+	return nil
+}
+
+// controller begins the controller of a kind: it is woken by what its objects ask for, and by what the storage has of
+// objects that may be gone.
+func (s *sources) controller(kind schema.GroupVersionKind) *ctrl.Builder {
+	return ctrl.NewControllerManagedBy(s.mgr).Named(strings.ToLower(kind.Kind)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
+		For(api.Undecoded(kind), builder.WithPredicates(reconcile.Asked())).
+		WatchesRawSource(source.Stored(s.store, kind.Kind)).
+		WatchesRawSource(s.refetch[kind])
+}
+
+func (s *sources) logger(kind schema.GroupVersionKind) *slog.Logger {
+	return s.log.With("controllerKind", kind.Kind, "controller", strings.ToLower(kind.Kind))
+}
+
+func (s *sources) git(ctx context.Context) error {
+	err := s.mgr.GetFieldIndexer().IndexField(ctx, api.Undecoded(api.GitRepositoryKind), git.IncludeIndex, git.Included)
+	if err != nil {
+		return fmt.Errorf("indexing GitRepositories by what they include: %w", err)
+	}
+	fetcher, err := git.NewFetcher(s.store, s.network, git.Limits{})
+	if err != nil {
+		return err
+	}
+	if err := s.keepHouse(fetcher); err != nil {
+		return err
+	}
+	including := handler.EnqueueRequestsFromMapFunc(git.Including(s.edge.Reader))
+	do := s.controller(api.GitRepositoryKind).
+		Watches(api.Undecoded(api.GitRepositoryKind), including, builder.WithPredicates(appsync.ArtifactChanged()))
+	return do.Complete(git.NewRepositories(git.Options{
+		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
+	}))
+}
+
+func (s *sources) oci(context.Context) error {
+	waker := &reconcile.Waker{}
+	return s.controller(api.OCIRepositoryKind).WatchesRawSource(waker).Complete(oci.NewRepositories(oci.Options{
+		Store: s.store, Secrets: s.edge.Client, Network: s.network, Edge: s.edge, Waker: waker, Recorder: s.recorder, Log: s.logger(api.OCIRepositoryKind),
+	}))
+}
+
+// helm starts both kinds of Helm's, which share what is known of repositories.
+func (s *sources) helm(ctx context.Context) error {
+	limits := helm.Limits{Index: s.flags.HelmIndexMax, Chart: s.flags.HelmChartMax, File: s.flags.HelmFileMax}
+	options := helm.Options{
+		Store: s.store, Fetcher: helm.NewFetcher(s.network, limits), Indexes: helm.NewIndexes(s.store),
+		Registry: oci.NewCharts(oci.Options{Secrets: s.edge.Client, Network: s.network}),
+		Secrets:  s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.HelmRepositoryKind),
+	}
+	if err := s.controller(api.HelmRepositoryKind).Complete(helm.NewRepositories(options)); err != nil {
+		return err
+	}
+	err := s.mgr.GetFieldIndexer().IndexField(ctx, api.Undecoded(api.HelmChartKind), helm.SourceIndex, helm.SourceKeys)
+	if err != nil {
+		return fmt.Errorf("indexing HelmCharts by source: %w", err)
+	}
+	options.Log = s.logger(api.HelmChartKind)
+	charts := helm.NewCharts(options)
+	s.store.Subscribe(charts.ArtifactAdded)
+	do := s.controller(api.HelmChartKind).WatchesRawSource(charts.Waker)
+	for _, kind := range []schema.GroupVersionKind{api.HelmRepositoryKind, api.GitRepositoryKind, api.BucketKind} {
+		do = do.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(helm.ChartsOf(s.edge.Reader, options.Log)),
+			builder.WithPredicates(helm.SourceChanged()))
+	}
+	return do.Complete(charts)
+}
+
+func (s *sources) buckets(context.Context) error {
+	fetcher, err := bucket.NewFetcher(s.store, s.network, bucket.Limits{})
+	if err != nil {
+		return err
+	}
+	if err := s.keepHouse(fetcher); err != nil {
+		return err
+	}
+	return s.controller(api.BucketKind).Complete(bucket.New(bucket.Options{
+		Store: s.store, Buckets: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.BucketKind),
+	}))
+}
+
+// external is woken by every change, since what it looks at is the status.
+func (s *sources) external(context.Context) error {
+	fetcher := external.NewFetcher(s.store, s.network)
+	if err := s.keepHouse(fetcher); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(s.mgr).Named("externalartifact").
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
+		For(api.Undecoded(api.ExternalArtifactKind)).
+		WatchesRawSource(source.Stored(s.store, api.ExternalArtifactKind.Kind)).
+		Complete(external.New(external.Options{
+			Store: s.store, Artifacts: fetcher, Reader: s.edge.Reader, Recorder: s.recorder, Timing: s.edge.Timing, Log: s.logger(api.ExternalArtifactKind),
+		}))
 }
 
 // housekeeper runs what collects garbage. That it could not is no reason for the agent to end.

@@ -3,15 +3,16 @@ package sync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +36,8 @@ type Options struct {
 	RemoteBases bool
 	// StrictSubstitution fails a build on a variable that has neither a value nor a default.
 	StrictSubstitution bool
+	// Dependency is how often one that waits for another object looks again unasked.
+	Dependency time.Duration
 }
 
 // Reconciler keeps the cluster as Kustomizations ask.
@@ -55,7 +58,7 @@ type Reconciler struct {
 	// ProgressAfter is how long a wait lasts before the status tells of it.
 	ProgressAfter time.Duration
 	// Lost is told of a source whose snapshot is not in the storage, so that it is fetched again.
-	Lost func(types.NamespacedName)
+	Lost func(schema.GroupVersionKind, types.NamespacedName)
 
 	renderer   renderer
 	waits      *waits
@@ -193,7 +196,8 @@ func (r *Reconciler) source(ctx context.Context, a *attempt) error {
 	case err != nil:
 		return api.Faultf(meta.ArtifactFailedReason, api.RetryBackoff, "reading source '%s/%s': %w", a.ks.Spec.SourceRef.Kind, sourceOf(a.ks), err)
 	case current == nil:
-		return api.Faultf(meta.ArtifactFailedReason, api.RetryWoken, "Source artifact not found, it has not been fetched yet")
+		return a.unlessApplied(api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
+			"Source artifact not found, it has not been fetched yet"), r.Options.Dependency)
 	}
 	a.artifact = current
 	return nil
@@ -201,18 +205,35 @@ func (r *Reconciler) source(ctx context.Context, a *attempt) error {
 
 // currentArtifact reads the source's artifact from the cache; it is nil while there is none.
 func (r *Reconciler) currentArtifact(ctx context.Context, ks *kustomizev1.Kustomization) (*meta.Artifact, error) {
-	undecoded := api.Undecoded(api.GitRepositoryKind)
+	kind, ok := sourceKind(ks.Spec.SourceRef.Kind)
+	if !ok {
+		return nil, fmt.Errorf("a Kustomization cannot read the kind %s", ks.Spec.SourceRef.Kind)
+	}
+	undecoded := api.Undecoded(kind)
 	if err := r.read(ctx, sourceOf(ks), undecoded); err != nil {
 		return nil, err
 	}
-	// Only the status is of interest, so that a bad spec of the source does not hide the artifact it still offers.
+	// Only the artifact is of interest, so that a bad field elsewhere does not hide what the source still offers.
 	var source struct {
-		Status sourcev1.GitRepositoryStatus `json:"status"`
+		Status struct {
+			Artifact *meta.Artifact `json:"artifact"`
+		} `json:"status"`
 	}
 	if err := api.Decode(undecoded, &source); err != nil {
 		return nil, err
 	}
 	return source.Status.Artifact, nil
+}
+
+// unlessApplied is the fault of a source that has nothing to read at the moment, for instance because the storage was lost
+// and it is being fetched again. Who has applied something from it before stays as it is: what is on the cluster is no
+// worse for it, and the source itself tells of the trouble (faults.md F25, F32).
+func (a *attempt) unlessApplied(fault error, until time.Duration) error {
+	ready := reconcile.Condition(a.ks, meta.ReadyCondition)
+	if ready != nil && ready.Status == metav1.ConditionTrue && ready.ObservedGeneration == a.ks.Generation {
+		return &reconcile.Waiting{After: until, Quiet: true}
+	}
+	return fault
 }
 
 func (r *Reconciler) dependencies(ctx context.Context, a *attempt) error {
@@ -224,9 +245,15 @@ func (r *Reconciler) fetch(_ context.Context, a *attempt) error {
 	r.missing.Join(a.key, a.artifact.Digest)
 	snapshot, release, err := r.Snapshots.Acquire(a.artifact.Digest)
 	if errors.Is(err, artifact.ErrNotFound) {
-		r.Lost(sourceOf(a.ks))
-		return api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
+		if kind, ok := sourceKind(a.ks.Spec.SourceRef.Kind); ok {
+			r.Lost(kind, sourceOf(a.ks))
+		}
+		missing := api.Faultf(meta.ArtifactFailedReason, api.RetryWoken,
 			"the artifact of revision %s is not in the storage, waiting for the source to fetch it again", a.artifact.Revision)
+		if a.artifact.Revision != a.ks.Status.LastAppliedRevision {
+			return missing // it is news that somebody waits for
+		}
+		return a.unlessApplied(missing, r.Options.Dependency)
 	}
 	r.missing.Leave(a.key)
 	if err != nil {

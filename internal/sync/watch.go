@@ -38,9 +38,12 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, do runtimereco
 	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, variableIndex, variableKeys); err != nil {
 		return fmt.Errorf("indexing Kustomizations by variables: %w", err)
 	}
-	return ctrl.NewControllerManagedBy(mgr).Named("kustomization").WithOptions(options).
-		For(kustomizations, builder.WithPredicates(reconcile.Asked())).
-		Watches(api.Undecoded(api.GitRepositoryKind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(artifactChanged())).
+	controller := ctrl.NewControllerManagedBy(mgr).Named("kustomization").WithOptions(options).
+		For(kustomizations, builder.WithPredicates(reconcile.Asked()))
+	for _, kind := range sourceKinds {
+		controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(ArtifactChanged()))
+	}
+	return controller.
 		Watches(kustomizations, handler.EnqueueRequestsFromMapFunc(r.dependantsOf)).
 		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.referrersOf("ConfigMap"))).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.referrersOf("Secret"))).
@@ -130,9 +133,9 @@ func (r *Reconciler) dependantsOf(_ context.Context, on client.Object) []ctrl.Re
 	return requests
 }
 
-// artifactChanged lets through a source that is new or offers another artifact. The digest counts beside the revision:
+// ArtifactChanged lets through a source that is new or offers another artifact. The digest counts beside the revision:
 // a changed spec.ignore gives other content at the same commit.
-func artifactChanged() predicate.Predicate {
+func ArtifactChanged() predicate.Predicate {
 	artifact := func(o client.Object) string {
 		u, ok := o.(*unstructured.Unstructured)
 		if !ok {

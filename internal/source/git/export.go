@@ -230,7 +230,7 @@ func (w *walk) below(ctx context.Context, hash plumbing.Hash, at []string, root 
 			return fmt.Errorf("%w: the repository has more than %d files and directories", source.ErrLimit, maxEntries)
 		}
 		child := entry{path: append(slices.Clone(at), e.Name), mode: e.Mode, hash: e.Hash}
-		if !w.wanted(strings.Join(child.path[root:], "/"), e.Mode == filemode.Dir) {
+		if !w.wanted(strings.Join(child.path[root:], "/"), child.isDir()) {
 			continue
 		}
 		w.entries = append(w.entries, child)

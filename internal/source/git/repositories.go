@@ -37,11 +37,15 @@ type Options struct {
 
 // NewRepositories returns the controller of GitRepositories.
 func NewRepositories(o Options) *reconcile.Controller[*sourcev1.GitRepository, *attempt] {
-	g := &repositories{
+	g := newRepositories(o)
+	return reconcile.NewController(g.kind(), o.Edge, api.SourceManager, o.Recorder, o.Log)
+}
+
+func newRepositories(o Options) *repositories {
+	return &repositories{
 		store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, reader: o.Edge.Reader, recorder: o.Recorder, log: o.Log,
 		tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
 	}
-	return reconcile.NewController(g.kind(), o.Edge, api.SourceManager, o.Recorder, o.Log)
 }
 
 type repositories struct {

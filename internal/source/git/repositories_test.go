@@ -38,6 +38,8 @@ type world struct {
 	store  *artifact.Store
 	events *recorded
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
+
+	repositories *repositories
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
@@ -60,13 +62,15 @@ func (w *world) restart(dir string) {
 		w.t.Fatal(err)
 	}
 	w.events = &recorded{}
-	w.run = NewRepositories(Options{
+	options := Options{
 		Store: w.store, Fetcher: git, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
 			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
 		},
-	}).Reconcile
+	}
+	w.repositories = newRepositories(options)
+	w.run = reconcile.NewController(w.repositories.kind(), options.Edge, api.SourceManager, options.Recorder, options.Log).Reconcile
 }
 
 // recorded keeps events as "type reason message {metadata}".

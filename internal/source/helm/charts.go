@@ -255,6 +255,9 @@ func chartFault(err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, errDependency) {
+		return dependencyFault(err)
+	}
 	if f, ok := errors.AsType[*api.Fault](err); ok {
 		return f
 	}
@@ -264,10 +267,6 @@ func chartFault(err error) error {
 	switch {
 	case errors.Is(err, errValues):
 		return fault(valuesReason, api.RetryInterval)
-	case errors.Is(err, errDependency):
-		f := source.FetchFault(err, dependencyReason)
-		f.Reason = dependencyReason
-		return f
 	case errors.Is(err, errMetadata):
 		return fault(metadataReason, api.RetryInterval)
 	case errors.Is(err, errNoChart):
@@ -276,6 +275,20 @@ func chartFault(err error) error {
 		return fault(chartPackageReason, api.RetryInterval)
 	}
 	return source.FetchFault(err, chartPullReason)
+}
+
+// dependencyFault is about another repository than the object's: nothing of that is final for the object but what this
+// version cannot do.
+func dependencyFault(err error) error {
+	cause := source.FetchFault(err, dependencyReason)
+	f := &api.Fault{Reason: dependencyReason, Retry: cause.Retry, After: cause.After, Err: err}
+	switch {
+	case cause.Reason == api.UnsupportedReason:
+		f.Reason = cause.Reason
+	case cause.Retry == api.RetryNever:
+		f.Retry = api.RetryInterval
+	}
+	return f
 }
 
 // store publishes the chart.

@@ -3,7 +3,6 @@ package helm
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -375,5 +374,3 @@ func BenchmarkIndex50MiB(b *testing.B) {
 		}
 	}
 }
-
-func sha(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }

@@ -112,7 +112,8 @@ func (g *guard) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return &source.Failure{Text: "the registry redirects too often", Err: errors.New("redirects")}
 	}
-	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https" {
+	// Whether the request before was encrypted cannot be told from it here; without spec.insecure it was.
+	if req.URL.Scheme != "https" && !g.insecure {
 		return &source.Failure{Text: fmt.Sprintf("redirected from https to %s, which is refused", source.Shown(req.URL)), Err: errPlain}
 	}
 	req.URL.User = nil // whatever the server put there is not ours to send
