@@ -68,12 +68,17 @@ func (r *requests) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	resp, err := r.next.RoundTrip(req)
-	if err == nil && watch {
-		r.mu.Lock()
-		r.watches = append(r.watches, resp.Body)
-		r.mu.Unlock()
+	if err != nil || !watch {
+		return resp, err
 	}
-	return resp, err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down { // the outage has begun while the watch was being opened
+		resp.Body.Close()
+		return nil, errors.New("the API server is away")
+	}
+	r.watches = append(r.watches, resp.Body)
+	return resp, nil
 }
 
 // outage has every request fail from now on, and cuts the watches, or ends that.

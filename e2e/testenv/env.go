@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/cleat-dev/cleat/e2e/live"
 	"github.com/cleat-dev/cleat/e2e/proc"
+	"github.com/cleat-dev/cleat/internal/agent"
 )
 
 // startTimeout bounds the start of one program. The embedded control plane needs four seconds on an idle machine.
@@ -38,6 +40,7 @@ var shared struct {
 
 // Main runs the tests of a package and then stops the cluster that they shared. TestMain hands its result to os.Exit.
 func Main(m *testing.M) int {
+	agent.TakeOverLogs(io.Discard) // each agent's own log is kept by testenv.Agent
 	code := m.Run()
 	if shared.stop == nil {
 		return code
