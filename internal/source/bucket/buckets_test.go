@@ -47,7 +47,7 @@ var shop = client.ObjectKey{Namespace: "demo", Name: "shop"}
 
 // world is one agent with one storage, in front of an API server that is a fake, and a real S3 server.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	client client.Client
 	dir    string
 	limits Limits
@@ -56,7 +56,7 @@ type world struct {
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
 }
 
-func newWorld(t *testing.T, limits Limits, objects ...client.Object) *world {
+func newWorld(t testing.TB, limits Limits, objects ...client.Object) *world {
 	t.Helper()
 	w := &world{t: t, limits: limits, client: fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
 		WithStatusSubresource(&sourcev1.Bucket{}).Build()}
@@ -179,7 +179,7 @@ func (r *recorded) take() []string {
 	return events
 }
 
-func server(t *testing.T, objects map[string]string) *s3server.Server {
+func server(t testing.TB, objects map[string]string) *s3server.Server {
 	t.Helper()
 	s := s3server.Start()
 	t.Cleanup(s.Close)
@@ -190,7 +190,7 @@ func server(t *testing.T, objects map[string]string) *s3server.Server {
 	return s
 }
 
-func put(t *testing.T, s *s3server.Server, objects map[string]string) {
+func put(t testing.TB, s *s3server.Server, objects map[string]string) {
 	t.Helper()
 	for key, content := range objects {
 		if err := s.Put(bucketName, key, content); err != nil {

@@ -104,18 +104,20 @@ func newCosignKeyless(matches []sourcev1.OIDCIdentityMatch, secret map[string][]
 	if c.anyIdentity {
 		options = append(options, verify.WithoutIdentitiesUnsafe())
 	}
-	material := public
+	var given root.TrustedMaterial
 	if secret != nil {
-		given, err := root.NewTrustedRootFromJSON(secret[trustedRootKey])
-		if err != nil {
+		var err error
+		if given, err = root.NewTrustedRootFromJSON(secret[trustedRootKey]); err != nil {
 			return nil, fmt.Errorf("%w: the Secret of spec.verify.trustedRootSecretRef has no key %q with a trusted root of Sigstore", errPolicy, trustedRootKey)
 		}
-		material = func(context.Context) (root.TrustedMaterial, error) { return given, nil }
 	}
 	c.trust = func(ctx context.Context) ([]trust, error) {
-		m, err := material(ctx)
-		if err != nil {
-			return nil, err
+		m := given
+		if m == nil {
+			var err error
+			if m, err = public(ctx); err != nil {
+				return nil, err
+			}
 		}
 		verifier, err := verify.NewVerifier(m, keylessRules(m)...)
 		if err != nil {

@@ -44,7 +44,7 @@ type guard struct {
 }
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !(g.insecure && req.URL.Scheme == "http") {
+	if req.URL.Scheme != "https" && (!g.insecure || req.URL.Scheme != "http") {
 		return nil, errPlain
 	}
 	trusted := g.trusts(req.URL)

@@ -189,12 +189,12 @@ func newInternet(t *testing.T) *internet {
 			res.WriteHeader(http.StatusBadGateway)
 			return
 		}
-		defer up.Close()
+		defer func() { _ = up.Close() }()
 		down, buffered, err := res.(http.Hijacker).Hijack()
 		if err != nil {
 			return
 		}
-		defer down.Close()
+		defer func() { _ = down.Close() }()
 		fmt.Fprint(down, "HTTP/1.1 200 OK\r\n\r\n")
 		pipe(down, buffered.Reader, up)
 	}))
@@ -208,8 +208,7 @@ func pipe(down net.Conn, from *bufio.Reader, up net.Conn) {
 	go func() { _, _ = io.Copy(up, from); done <- struct{}{} }()
 	go func() { _, _ = io.Copy(down, up); done <- struct{}{} }()
 	<-done
-	down.Close()
-	up.Close()
+	_, _ = down.Close(), up.Close()
 	<-done
 }
 

@@ -123,15 +123,6 @@ func revision(tag, digest string) string {
 	return tag + "@" + digest
 }
 
-// revisionDigest is the inverse: what a revision of ours or Flux's says of the digest.
-func revisionDigest(revision string) string {
-	_, digest, tagged := strings.Cut(revision, "@")
-	if !tagged {
-		return revision
-	}
-	return digest
-}
-
 // sortedKeys lists keys so that they can be told in a message that is always the same.
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))

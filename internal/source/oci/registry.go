@@ -247,12 +247,14 @@ func (s *session) request(ctx context.Context, method, path string, query url.Va
 	return res, nil
 }
 
-var manifestTypes = []types.MediaType{types.OCIManifestSchema1, types.OCIImageIndex, types.DockerManifestSchema2, types.DockerManifestList}
+func manifestTypes() []types.MediaType {
+	return []types.MediaType{types.OCIManifestSchema1, types.OCIImageIndex, types.DockerManifestSchema2, types.DockerManifestList}
+}
 
 // head asks what a tag stands for. The answer is one for which the registry was asked at notBefore or later.
 func (s *session) head(ctx context.Context, tag string, notBefore time.Time) (descriptor, error) {
 	return s.heads.do(ctx, tag, notBefore, s.now(), func() (descriptor, error) {
-		res, err := s.request(ctx, http.MethodHead, "manifests/"+tag, nil, manifestTypes...)
+		res, err := s.request(ctx, http.MethodHead, "manifests/"+tag, nil, manifestTypes()...)
 		if err != nil {
 			return descriptor{}, err
 		}
@@ -262,7 +264,7 @@ func (s *session) head(ctx context.Context, tag string, notBefore time.Time) (de
 			return d, checkDigest(d.Digest)
 		}
 		// Not all registries send the header. What the digest is of tells as well.
-		content, kind, err := s.get(ctx, "manifests/"+tag, maxManifest, manifestTypes...)
+		content, kind, err := s.get(ctx, "manifests/"+tag, maxManifest, manifestTypes()...)
 		return descriptor{MediaType: types.MediaType(kind), Digest: digestOf(content), Size: int64(len(content))}, err
 	})
 }
@@ -317,7 +319,7 @@ func nextPage(link string) url.Values {
 
 // manifest returns the manifest of a digest, which it makes sure is the one.
 func (s *session) manifest(ctx context.Context, digest string) ([]byte, error) {
-	return s.content(ctx, "manifests/"+digest, digest, maxManifest, manifestTypes...)
+	return s.content(ctx, "manifests/"+digest, digest, maxManifest, manifestTypes()...)
 }
 
 // small returns a blob that fits into memory, such as a signature.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -349,8 +350,7 @@ func (w *world) stored(o *sourcev1.OCIRepository) []string {
 			w.t.Fatal(err)
 		}
 		text, err := io.ReadAll(f)
-		f.Close()
-		if err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			w.t.Fatal(err)
 		}
 		all = append(all, name+"="+string(text))
