@@ -668,6 +668,35 @@ func FuzzIndex(f *testing.F) {
 	})
 }
 
+// The library ends a list that was cut off without an error. To take that for all there is would empty the artifact.
+func TestListThatIsCutOffIsNotComplete(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("location") {
+			fmt.Fprint(w, `<LocationConstraint/>`)
+			return
+		}
+		fmt.Fprint(w, `<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>`+
+			`<Contents><Key>a</Key><ETag>"1"</ETag><Size>1</Size></Contents></ListBucketResult>`)
+	}))
+	defer endless.Close()
+	c, err := openS3(source.Network{}, &bucket(strings.TrimPrefix(endless.URL, "http://")).Spec, secrets{keys: keys().Data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	listed := 0
+	err = c.list(ctx, "", func(Object) error {
+		if listed++; listed == 3 {
+			cancel()
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("after %d objects: %v", listed, err)
+	}
+}
+
 func md5Of(s string) string {
 	sum := md5.Sum([]byte(s))
 	return hex.EncodeToString(sum[:])

@@ -146,7 +146,8 @@ func (b *s3) list(ctx context.Context, prefix string, visit func(Object) error) 
 			return err
 		}
 	}
-	return nil
+	// The library may end a list that was cut off as if it were complete; what is missing from it would be removed.
+	return ctx.Err()
 }
 
 func (b *s3) open(ctx context.Context, o Object) (io.ReadCloser, error) {

@@ -102,6 +102,7 @@ var readings = []struct {
 	{"two charts", twoCharts, false},
 	{"carriage returns", strings.ReplaceAll(twoCharts, "\n", "\r\n"), false},
 	{"a document marker", "# made by a tool\n---\n" + twoCharts, false},
+	{"a text without an end", "apiVersion: v1\nentries:\n  web:\n  - name: web\n    version: 1.0.0\n    description: |\n      text", false},
 	{"no charts", "apiVersion: v1\nentries: {}\n", false},
 	{"no list of charts", "apiVersion: v1\nentries:\n", false},
 	{"JSON", `{"apiVersion":"v1","entries":{"b":[{"name":"b","version":"1.0.0","urls":["<b>"]},null],"a":null,"c":[]},"unknown":[1]}`, false},

@@ -240,6 +240,7 @@ type yamlIndex struct {
 	current string       // the chart whose entries are being read
 	begun   bool         // the sink knows of current
 	within  bool         // the lines belong to entries
+	ended   bool         // the current line has an end; the last of a file may have none, which a block scalar tells
 }
 
 var (
@@ -254,7 +255,7 @@ var (
 func readYAML(r *bufio.Reader, to sink) (header, error) {
 	y := &yamlIndex{to: to, charts: -1, dash: -1}
 	for begun := false; ; {
-		line, err := readLine(r)
+		line, ended, err := readLine(r)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -265,6 +266,7 @@ func readYAML(r *bufio.Reader, to sink) (header, error) {
 			begun = true
 			continue
 		}
+		y.ended = ended
 		begun = begun || (line != "" && line[0] != '#')
 		if err := y.line(line); err != nil {
 			return header{}, err
@@ -280,26 +282,29 @@ func readYAML(r *bufio.Reader, to sink) (header, error) {
 	return y.head, nil
 }
 
-// readLine returns a line without its end.
-func readLine(r *bufio.Reader) (string, error) {
+// readLine returns a line without its end, and whether it had one.
+func readLine(r *bufio.Reader) (text string, ended bool, err error) {
 	var line []byte
 	for {
 		part, err := r.ReadSlice('\n')
 		line = append(line, part...)
 		if len(line) > maxItem {
-			return "", fmt.Errorf("%w: one line of the index is larger than %d bytes", source.ErrLimit, maxItem)
+			return "", false, fmt.Errorf("%w: one line of the index is larger than %d bytes", source.ErrLimit, maxItem)
 		}
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil && (!errors.Is(err, io.EOF) || len(line) == 0) {
-			return "", err
+			return "", false, err
 		}
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		line, ended = bytes.CutSuffix(line, []byte("\n"))
+		if ended {
+			line = bytes.TrimSuffix(line, []byte("\r"))
+		}
 		if bytes.ContainsAny(line, "\r\x00\uFEFF") {
-			return "", errShape // YAML takes a lone carriage return for the end of a line
+			return "", false, errShape // YAML takes a lone carriage return for the end of a line
 		}
-		return string(line), nil
+		return string(line), ended, nil
 	}
 }
 
@@ -350,7 +355,9 @@ func (y *yamlIndex) keep(line string) error {
 		return fmt.Errorf("%w: one entry of the index is larger than %d bytes", source.ErrLimit, maxItem)
 	}
 	piece.WriteString(line)
-	piece.WriteByte('\n')
+	if y.ended {
+		piece.WriteByte('\n')
+	}
 	return nil
 }
 
