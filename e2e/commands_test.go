@@ -212,6 +212,29 @@ func cmdPush(ts *testscript.TestScript, args []string) {
 	ts.Setenv("REV", commit)
 }
 
+// refused FILE: returns when the API server refuses the object in a dry run. An admission policy takes effect some time
+// after it was made, and there is nothing to watch for that.
+func cmdRefused(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) != 1 {
+		ts.Fatalf("usage: refused FILE")
+	}
+	ctx, cancel := bounded()
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		if ts.Exec(s.kubectl, "kubectl", "--namespace="+s.namespace, "create", "--dry-run=server", "-f", ts.MkAbs(args[0])) != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("the API server still accepts %s", args[0])
+		case <-again.C:
+		}
+	}
+}
+
 // rewind REPO: drops the last commit from the work tree's branch, so that the next push replaces it.
 func cmdRewind(ts *testscript.TestScript, args []string) {
 	if len(args) != 1 {
