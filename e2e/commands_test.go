@@ -28,6 +28,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"objects":  positive(cmdObjects),
 	"poke":     positive(cmdPoke),
 	"push":     positive(cmdPush),
+	"refused":  positive(cmdRefused),
 	"rewind":   positive(cmdRewind),
 	"timer":    positive(cmdTimer),
 	"await":    positive(cmdAwait),
