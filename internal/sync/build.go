@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/kustomize"
 	securefs "github.com/fluxcd/pkg/kustomize/filesys"
 	"github.com/fluxcd/pkg/ssa/normalize"
@@ -21,6 +22,7 @@ import (
 	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
+	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -68,6 +70,36 @@ func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, roo
 	}
 	sum := sha256.Sum256(manifests)
 	return &Build{Objects: objects, Digest: "sha256:" + hex.EncodeToString(sum[:])}, nil
+}
+
+// buildObjects renders what should be on the cluster. The kustomize library knows no deadline, so it is not waited for
+// longer than this run may last; the snapshot is held until it has ended.
+func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
+	type result struct {
+		build *Build
+		err   error
+	}
+	done := make(chan result, 1)
+	ks := a.ks.DeepCopy()
+	go func() {
+		defer a.release()
+		build, err := r.renderer.build(ctx, ks, a.snapshot.Dir(), a.path)
+		done <- result{build, err}
+	}()
+	var built result
+	select {
+	case <-ctx.Done():
+		return api.Faultf(meta.BuildFailedReason, api.RetryInterval, "the build did not end within %s", a.ks.GetTimeout())
+	case built = <-done:
+	}
+	if built.err != nil {
+		return api.AsFault(built.err, meta.BuildFailedReason, api.RetryInterval)
+	}
+	a.build, a.digest = built.build, built.build.Digest
+	for _, u := range a.build.Objects {
+		a.desired = append(a.desired, object.RefOf(u))
+	}
+	return nil
 }
 
 // kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file.

@@ -1,0 +1,134 @@
+package sync
+
+import (
+	"context"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/health"
+	"github.com/cleat-dev/cleat/internal/object"
+	"github.com/cleat-dev/cleat/internal/reconcile"
+)
+
+// health waits, without holding a worker, until everything asked for is healthy.
+func (r *Reconciler) health(_ context.Context, a *attempt) error {
+	if a.wait == nil {
+		a.wait = r.newWait(a)
+		r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
+	}
+	v := r.waits.judge(a.wait, r.look)
+	if len(a.wait.targets) == 0 {
+		r.rest(a, v)
+		return nil
+	}
+	a.checked = true
+	now := time.Now()
+	if err := v.fault(now.After(a.wait.deadline), a.ks.GetTimeout()); err != nil {
+		r.waits.end(a.wait)
+		return err
+	}
+	if v.healthy() {
+		r.rest(a, v)
+		return nil
+	}
+	if quiet := a.wait.since.Add(r.ProgressAfter).Sub(now); quiet > 0 {
+		return &reconcile.Waiting{After: quiet, Quiet: true}
+	}
+	return &reconcile.Waiting{After: a.wait.deadline.Sub(now) + time.Millisecond}
+}
+
+// newWait has everything observed that the attempt has to wait for.
+func (r *Reconciler) newWait(a *attempt) *wait {
+	now := time.Now()
+	return &wait{
+		asked: a.asked, artifact: *a.artifact,
+		targets: r.targets(a), expiring: expiring(a.build), leaving: a.leaving,
+		inventory: a.inventory, digest: a.digest, changed: a.changed,
+		began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
+	}
+}
+
+// rest ends the wait, and keeps it only to be woken when what was deleted has gone, so that the inventory can name it no more.
+func (r *Reconciler) rest(a *attempt, v verdict) {
+	if len(v.left) > 0 {
+		r.waits.end(a.wait)
+		return
+	}
+	r.waits.drop(a.key)
+}
+
+// targets returns what the spec wants to be healthy before this Kustomization is Ready, and has it observed. What is not
+// among the objects applied carries no owner label of ours, and is observed by name. Neither the Kustomization itself nor what
+// an annotation has kept from being applied is waited for.
+func (r *Reconciler) targets(a *attempt) []object.Ref {
+	self := object.Key{Group: api.OwnerGroup, Kind: kustomizev1.KustomizationKind, Namespace: a.key.Namespace, Name: a.key.Name}
+	applied := make(map[object.Key]object.Ref, len(a.desired))
+	for _, ref := range object.Subtract(a.desired, a.skipped) {
+		applied[ref.Key()] = ref
+	}
+	wanted := object.Subtract(a.desired, a.skipped)
+	if !a.ks.Spec.Wait {
+		wanted = nil
+		for _, check := range a.ks.Spec.HealthChecks {
+			wanted = append(wanted, checkRef(check))
+		}
+	}
+	var targets, foreign []object.Ref
+	for _, target := range wanted {
+		ours, ok := applied[target.Key()]
+		switch {
+		case target.Key() == self:
+			continue
+		case ok:
+			target = ours // at the version at which it is observed
+		default:
+			foreign = append(foreign, target)
+		}
+		targets = append(targets, target)
+	}
+	r.Cluster.Observer.Pin(a.key, foreign)
+	return targets
+}
+
+// expiring returns the Jobs that delete themselves when they are done: one that has gone has completed.
+func expiring(build *Build) map[object.Key]bool {
+	jobs := map[object.Key]bool{}
+	for _, u := range build.Objects {
+		if _, set, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished"); set && u.GetKind() == "Job" {
+			jobs[object.RefOf(u).Key()] = true
+		}
+	}
+	return jobs
+}
+
+// look returns an object's health as last observed.
+func (r *Reconciler) look(ref object.Ref) health.Result {
+	observation, state := r.Cluster.Observer.Get(ref)
+	switch {
+	case state.Found:
+		return observation.Health
+	case state.Gone():
+		return health.Result{Status: health.NotFound}
+	case state.Err != nil:
+		return health.Result{Status: health.Unknown, Message: state.Err.Error()}
+	default:
+		return health.Result{Status: health.Unknown}
+	}
+}
+
+func checkRef(check meta.NamespacedObjectKindReference) object.Ref {
+	version := check.APIVersion
+	if version == "" {
+		version = "apps/v1"
+	}
+	gv, err := schema.ParseGroupVersion(version)
+	if err != nil { // the schema of the API lets anything pass; an unknown kind is then never healthy, and says so
+		gv = schema.GroupVersion{Version: version}
+	}
+	return object.Ref{Group: gv.Group, Version: gv.Version, Kind: check.Kind, Namespace: check.Namespace, Name: check.Name}
+}
