@@ -226,8 +226,9 @@ func serveSTS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	type keys struct {
-		AccessKeyId, SecretAccessKey, SessionToken string
-		Expiration                                 time.Time
+		AccessKeyID                   string `xml:"AccessKeyId"`
+		SecretAccessKey, SessionToken string
+		Expiration                    time.Time
 	}
 	var response struct {
 		XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ AssumeRoleWithLDAPIdentityResponse"`

@@ -15,7 +15,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 )
 
-// ErrAuthentication: the server wants other credentials than it was shown, or the Secret does not hold usable ones.
+// ErrAuthentication means: the server wants other credentials than it was shown, or the Secret does not hold usable ones.
 var ErrAuthentication = errors.New("authentication failed")
 
 // Credentials are what an HTTP server is shown, and by what it is known. The zero value is an anonymous client that trusts

@@ -11,7 +11,7 @@ import (
 	"github.com/fluxcd/pkg/sourceignore/gitignore"
 )
 
-// ErrIgnore: the ignore patterns cannot be used.
+// ErrIgnore means: the ignore patterns cannot be used.
 var ErrIgnore = errors.New("invalid ignore patterns")
 
 const (

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// ErrForbiddenAddress: the name leads to an address that no source has.
+// ErrForbiddenAddress means: the name leads to an address that no source has.
 var ErrForbiddenAddress = errors.New("address is not allowed")
 
 // maxHeaderBytes is how much of an answer's header is read.

@@ -34,7 +34,7 @@ func ProxyFrom(data map[string][]byte) (*Proxy, error) {
 	return p, nil
 }
 
-// ErrProxy: the proxy cannot be used as it is described.
+// ErrProxy means: the proxy cannot be used as it is described.
 var ErrProxy = errors.New("invalid proxy")
 
 // URL is only called after ProxyFrom has parsed the address.
@@ -91,6 +91,7 @@ func (p *Proxy) tunnel(ctx context.Context, n Network, u *url.URL, address strin
 		return nil, err
 	}
 	// One byte at a time is too slow for anything but a header, and leaves what follows it on the connection.
+	//nolint:bodyclose // the body is the connection, which the caller goes on with or closes
 	res, err := http.ReadResponse(bufio.NewReaderSize(&Capped{R: onebyte{conn}, N: maxHeaderBytes, What: "header"}, 16), req)
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func (c *cloudServer) google(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.Header().Set("X-Goog-Generation", "7")
-		io.WriteString(w, c.objects[key])
+		fmt.Fprint(w, c.objects[key])
 		return
 	}
 	if r.URL.Path != "/storage/v1/b/shop/o" {
@@ -166,7 +166,7 @@ func (c *cloudServer) azure(w http.ResponseWriter, r *http.Request) {
 			fail(http.StatusPreconditionFailed, "ConditionNotMet")
 			return
 		}
-		io.WriteString(w, c.objects[key])
+		fmt.Fprint(w, c.objects[key])
 		return
 	}
 	type properties struct {

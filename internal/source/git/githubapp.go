@@ -19,7 +19,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
-// ErrProvider: spec.provider and the Secret do not go together.
+// ErrProvider means: spec.provider and the Secret do not go together.
 var ErrProvider = errors.New("invalid provider configuration")
 
 const (

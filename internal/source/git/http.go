@@ -46,7 +46,7 @@ func (l *httpLink) advertise(ctx context.Context) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := l.do(req, "advertisement")
+	res, err := l.do(req, "advertisement") //nolint:bodyclose // the link closes all bodies when it is closed
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (l *httpLink) request(ctx context.Context, body []byte) (io.Reader, error) 
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/x-"+uploadPack+"-request")
-	res, err := l.do(req, "result")
+	res, err := l.do(req, "result") //nolint:bodyclose // the link closes all bodies when it is closed
 	if err != nil {
 		return nil, err
 	}

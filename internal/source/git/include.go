@@ -15,7 +15,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
-// ErrInclude: what is included cannot be put where it should go.
+// ErrInclude means: what is included cannot be put where it should go.
 var ErrInclude = errors.New("invalid spec.include")
 
 // include adds the files of a directory of another snapshot.

@@ -13,7 +13,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
-// ErrEmptyRepository: there is no commit to fetch.
+// ErrEmptyRepository means: there is no commit to fetch.
 var ErrEmptyRepository = errors.New("the repository is empty")
 
 // Remote is a repository on a server and what it takes to be let in.

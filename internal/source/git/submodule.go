@@ -27,7 +27,7 @@ const (
 	modulesFile     = ".gitmodules"
 )
 
-// ErrSubmodule: a submodule cannot be fetched as it is described.
+// ErrSubmodule means: a submodule cannot be fetched as it is described.
 var ErrSubmodule = errors.New("invalid submodule")
 
 // submodule is one that is both in .gitmodules and in the tree.

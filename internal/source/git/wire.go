@@ -80,7 +80,7 @@ func (a *advertisement) add(line string, keep func(string) bool) error {
 	a.listed++
 	name, peeled := strings.CutSuffix(name, "^{}")
 	if checkRefName(name) != nil || !keep(name) {
-		return nil // nobody can have asked for it
+		return nil //nolint:nilerr // nobody can have asked for it
 	}
 	hash := plumbing.NewHash(hex)
 	if tag, ok := a.refs[name]; ok && peeled {

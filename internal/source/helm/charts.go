@@ -261,18 +261,18 @@ func chartFault(err error) error {
 	if f, ok := errors.AsType[*api.Fault](err); ok {
 		return f
 	}
-	fault := func(reason string, retry api.Retry) *api.Fault {
-		return &api.Fault{Reason: reason, Retry: retry, Err: err}
+	fault := func(reason string) *api.Fault {
+		return &api.Fault{Reason: reason, Retry: api.RetryInterval, Err: err}
 	}
 	switch {
 	case errors.Is(err, errValues):
-		return fault(valuesReason, api.RetryInterval)
+		return fault(valuesReason)
 	case errors.Is(err, errMetadata):
-		return fault(metadataReason, api.RetryInterval)
+		return fault(metadataReason)
 	case errors.Is(err, errNoChart):
-		return fault(chartReferenceReason, api.RetryInterval)
+		return fault(chartReferenceReason)
 	case errors.Is(err, errChart), errors.Is(err, source.ErrLimit):
-		return fault(chartPackageReason, api.RetryInterval)
+		return fault(chartPackageReason)
 	}
 	return source.FetchFault(err, chartPullReason)
 }

@@ -89,7 +89,7 @@ func (d *dependencies) get(c *chart.Chart, need *chart.Dependency, at string, de
 			return l != nil && l.Name == need.Name && allows(need.Version, l.Version)
 		})
 		if i < 0 {
-			return nil, errors.New("Chart.lock is out of step with Chart.yaml, run `helm dependency update` and commit the result")
+			return nil, errors.New("the Chart.lock is out of step with Chart.yaml, run `helm dependency update` and commit the result")
 		}
 		want = c.Lock.Dependencies[i]
 	}

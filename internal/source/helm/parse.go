@@ -314,7 +314,7 @@ func (y *yamlIndex) line(line string) error {
 	switch {
 	case text == "":
 		return y.keep(line) // an empty line can be part of a scalar
-	case indent == 0 && !(y.within && text[0] == '-'):
+	case indent == 0 && (!y.within || text[0] != '-'):
 		return y.top(line)
 	case !y.within:
 		return y.keep(line)

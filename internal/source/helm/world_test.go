@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -294,7 +295,7 @@ func serve(t *testing.T, files map[string]string, secure bool) *server {
 				w.WriteHeader(http.StatusNotModified)
 				return
 			}
-			io.WriteString(w, text)
+			fmt.Fprint(w, text)
 		}
 	})
 	s.Server = httptest.NewUnstartedServer(handler)
@@ -388,7 +389,7 @@ func untar(t testing.TB, r io.Reader) map[string]string {
 	files := map[string]string{}
 	for tr := tar.NewReader(zr); ; {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return files
 		}
 		if err != nil {
