@@ -60,6 +60,9 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 		return err
 	}
 	defer cluster.Close()
+	if err := installed(cluster.Mapper); err != nil {
+		return err
+	}
 	mgr, err := newManager(config, cluster.Mapper, flags, log)
 	if err != nil {
 		return err
@@ -87,6 +90,20 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 		return err
 	}
 	return serve(ctx, flags, config, mgr, store, registry, watchdog, log)
+}
+
+// installed says whether the API server knows all kinds that the agent reconciles.
+func installed(mapper meta.RESTMapper) error {
+	for _, kind := range kinds {
+		_, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		if meta.IsNoMatchError(err) {
+			return fmt.Errorf("the cluster does not know the kind %s: install the CRDs with `kubectl apply --server-side -k manifests/crds`", kind)
+		}
+		if err != nil {
+			return fmt.Errorf("looking for the kind %s: %w", kind, err)
+		}
+	}
+	return nil
 }
 
 // newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and the metadata of what wakes
