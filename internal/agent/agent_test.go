@@ -136,7 +136,7 @@ func TestResources(t *testing.T) {
 		"conditions":          []any{map[string]any{"type": "Ready", "status": "False"}},
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newResources(cached{objects: []unstructured.Unstructured{*ks}}, slog.New(slog.DiscardHandler)))
+	registry.MustRegister(newResources(cached{objects: []unstructured.Unstructured{*ks}}, required, slog.New(slog.DiscardHandler)))
 	want := `
 # HELP gotk_reconcile_condition The current condition status of a GitOps Toolkit resource reconciliation.
 # TYPE gotk_reconcile_condition gauge

@@ -17,6 +17,7 @@ import (
 // kube-state-metrics in 2.1; the names are those that its dashboards and alerts still ask for.
 type resources struct {
 	reader client.Reader
+	kinds  []schema.GroupVersionKind
 	log    *slog.Logger
 }
 
@@ -33,8 +34,8 @@ var (
 			"ready", "suspended", "revision", "source_name", "url"}, nil)
 )
 
-func newResources(reader client.Reader, log *slog.Logger) *resources {
-	return &resources{reader: reader, log: log}
+func newResources(reader client.Reader, kinds []schema.GroupVersionKind, log *slog.Logger) *resources {
+	return &resources{reader: reader, kinds: kinds, log: log}
 }
 
 // collectTimeout bounds how long a scrape waits for a cache that is not filled.
@@ -51,7 +52,7 @@ func (r *resources) Describe(ch chan<- *prometheus.Desc) {
 func (r *resources) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
-	for _, kind := range kinds {
+	for _, kind := range r.kinds {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
 		if err := r.reader.List(ctx, list); err != nil {

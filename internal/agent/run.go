@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,9 +33,6 @@ import (
 	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
 
-// kinds are those that the agent reconciles.
-var kinds = append(slices.Clone(sourceKinds), api.KustomizationKind)
-
 // progressAfter is how long a step or a wait lasts before the status tells of it.
 const progressAfter = time.Second
 
@@ -60,16 +56,17 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 		return err
 	}
 	defer cluster.Close()
-	if err := installed(cluster.Mapper); err != nil {
+	kinds, err := servedKinds(cluster.Mapper, log)
+	if err != nil {
 		return err
 	}
-	mgr, err := newManager(config, cluster.Mapper, flags, log)
+	mgr, err := newManager(config, cluster.Mapper, kinds, flags, log)
 	if err != nil {
 		return err
 	}
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newResources(mgr.GetCache(), log), store.Usage()) // Go's own series are in controller-runtime's registry
+	registry.MustRegister(newResources(mgr.GetCache(), kinds, log), store.Usage()) // Go's own series are in controller-runtime's registry
 	watchdog := reconcile.NewWatchdog()
 	edge := reconcile.Edge{
 		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
@@ -83,33 +80,19 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 		return fmt.Errorf("making the client: %w", err)
 	}
 	refetch := newRefetch()
-	if err := setupSources(ctx, mgr, edge, store, refetch, flags, log); err != nil {
+	if err := setupSources(ctx, mgr, edge, store, kinds, refetch, flags, log); err != nil {
 		return err
 	}
-	if err := setupSync(ctx, mgr, edge, store, cluster, refetch.wake, flags, log); err != nil {
+	if err := setupSync(ctx, mgr, edge, store, cluster, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
-	return serve(ctx, flags, config, mgr, store, registry, watchdog, log)
-}
-
-// installed says whether the API server knows all kinds that the agent reconciles.
-func installed(mapper meta.RESTMapper) error {
-	for _, kind := range kinds {
-		_, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
-		if meta.IsNoMatchError(err) {
-			return fmt.Errorf("the cluster does not know the kind %s: install the CRDs with `kubectl apply --server-side -k manifests/crds`", kind)
-		}
-		if err != nil {
-			return fmt.Errorf("looking for the kind %s: %w", kind, err)
-		}
-	}
-	return nil
+	return serve(ctx, flags, config, mgr, kinds, store, registry, watchdog, log)
 }
 
 // newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and the metadata of what wakes
 // them; leases, metrics and probes are ours.
-func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *slog.Logger) (ctrl.Manager, error) {
-	options := cache.Options{DefaultTransform: cache.TransformStripManagedFields(), Mapper: mapper}
+func newManager(config *rest.Config, mapper meta.RESTMapper, kinds []schema.GroupVersionKind, flags Flags, log *slog.Logger) (ctrl.Manager, error) {
+	options := cache.Options{DefaultTransform: cache.TransformStripManagedFields(), Mapper: mapper, NewInformer: newInformer}
 	if !flags.WatchAll {
 		options.DefaultNamespaces = map[string]cache.Config{flags.Namespace: {}}
 	}
@@ -138,7 +121,7 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, flags Flags, log *s
 
 // setupSync starts what reconciles Kustomizations. refetch wakes a source whose snapshot is not in the store.
 func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, cluster *kube.Cluster,
-	refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
+	kinds []schema.GroupVersionKind, refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
 	applier, err := cluster.Applier("")
 	if err != nil {
 		return err
@@ -158,11 +141,11 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 	cluster.Observer.Subscribe(r.ObservationChanged)
 	store.Subscribe(r.SnapshotAdded)
 	do := reconcile.NewController(r.Kind(), edge, api.SyncStatusManager, recorder, log)
-	return r.Setup(ctx, mgr, do, controller.Options{MaxConcurrentReconciles: flags.Concurrent})
+	return r.Setup(ctx, mgr, kinds, do, controller.Options{MaxConcurrentReconciles: flags.Concurrent})
 }
 
 // serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails.
-func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, store *artifact.Store, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
+func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, kinds []schema.GroupVersionKind, store *artifact.Store, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
 	var working atomic.Bool
 	ready := func(*http.Request) error {
 		if !working.Load() && !flags.LeaderElection {
@@ -193,7 +176,7 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 	}
 	act := func(ctx context.Context) error {
 		group.Go(func() error {
-			if err := filled(ctx, mgr.GetCache()); err != nil {
+			if err := filled(ctx, mgr.GetCache(), kinds); err != nil {
 				return err
 			}
 			working.Store(true)
@@ -211,14 +194,4 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 	err := group.Wait()
 	log.Info("agent has stopped")
 	return err
-}
-
-// filled returns when the caches of all our kinds are filled, or ctx has ended.
-func filled(ctx context.Context, objects cache.Cache) error {
-	for _, kind := range kinds {
-		if _, err := objects.GetInformer(ctx, api.Undecoded(kind)); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("filling the cache of %s: %w", kind.Kind, err)
-		}
-	}
-	return nil
 }

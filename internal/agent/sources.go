@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -55,22 +56,36 @@ type sources struct {
 	store    *artifact.Store
 	network  source.Network
 	recorder *reconcile.Recorder
+	kinds    []schema.GroupVersionKind // that the cluster knows
 	refetch  refetch
 	flags    Flags
 	log      *slog.Logger
 }
 
 // setupSources starts what fetches sources.
-func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, refetch refetch, flags Flags, log *slog.Logger) error {
+func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, kinds []schema.GroupVersionKind,
+	refetch refetch, flags Flags, log *slog.Logger) error {
 	s := &sources{
-		mgr: mgr, edge: edge, store: store, refetch: refetch, network: source.Network{AllowLinkLocal: flags.AllowLinkLocal}, flags: flags, log: log,
+		mgr: mgr, edge: edge, store: store, kinds: kinds, refetch: refetch, network: source.Network{AllowLinkLocal: flags.AllowLinkLocal}, flags: flags, log: log,
 		recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
 	}
 	if err := s.keepHouse(store); err != nil {
 		return err
 	}
-	for _, setup := range []func(context.Context) error{s.git, s.oci, s.helm, s.buckets, s.external} {
-		if err := setup(ctx); err != nil {
+	for _, part := range []struct {
+		needs schema.GroupVersionKind
+		setup func(context.Context) error
+	}{
+		{api.GitRepositoryKind, s.git},
+		{api.OCIRepositoryKind, s.oci},
+		{api.HelmRepositoryKind, s.helm},
+		{api.BucketKind, s.buckets},
+		{api.ExternalArtifactKind, s.external},
+	} {
+		if !slices.Contains(kinds, part.needs) {
+			continue // servedKinds has said so
+		}
+		if err := part.setup(ctx); err != nil {
 			return err
 		}
 	}
@@ -139,6 +154,9 @@ func (s *sources) helm(ctx context.Context) error {
 	if err := s.controller(api.HelmRepositoryKind).Complete(helm.NewRepositories(options)); err != nil {
 		return err
 	}
+	if !slices.Contains(s.kinds, api.HelmChartKind) {
+		return nil
+	}
 	err := s.mgr.GetFieldIndexer().IndexField(ctx, api.Undecoded(api.HelmChartKind), helm.SourceIndex, helm.SourceKeys)
 	if err != nil {
 		return fmt.Errorf("indexing HelmCharts by source: %w", err)
@@ -148,6 +166,9 @@ func (s *sources) helm(ctx context.Context) error {
 	s.store.Subscribe(charts.ArtifactAdded)
 	do := s.controller(api.HelmChartKind).WatchesRawSource(charts.Waker)
 	for _, kind := range []schema.GroupVersionKind{api.HelmRepositoryKind, api.GitRepositoryKind, api.BucketKind} {
+		if !slices.Contains(s.kinds, kind) {
+			continue
+		}
 		do = do.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(helm.ChartsOf(s.edge.Reader, options.Log)),
 			builder.WithPredicates(helm.SourceChanged()))
 	}
@@ -177,6 +198,7 @@ func (s *sources) external(context.Context) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
 		For(api.Undecoded(api.ExternalArtifactKind)).
 		WatchesRawSource(source.Stored(s.store, api.ExternalArtifactKind.Kind)).
+		WatchesRawSource(s.refetch[api.ExternalArtifactKind]).
 		Complete(external.New(external.Options{
 			Store: s.store, Artifacts: fetcher, Reader: s.edge.Reader, Recorder: s.recorder, Timing: s.edge.Timing, Log: s.logger(api.ExternalArtifactKind),
 		}))

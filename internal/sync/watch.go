@@ -3,11 +3,13 @@ package sync
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -29,8 +31,8 @@ const (
 )
 
 // Setup starts the watches that wake Kustomizations: their own spec, their source's artifact, what they depend on, what
-// their variables come from, the objects they wait for, and snapshots that were missing.
-func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, do runtimereconcile.Reconciler, options controller.Options) error {
+// their variables come from, the objects they wait for, and snapshots that were missing. kinds are those that the cluster knows.
+func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema.GroupVersionKind, do runtimereconcile.Reconciler, options controller.Options) error {
 	kustomizations := api.Undecoded(api.KustomizationKind)
 	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, sourceIndex, sourceKeys); err != nil {
 		return fmt.Errorf("indexing Kustomizations by source: %w", err)
@@ -41,6 +43,9 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, do runtimereco
 	controller := ctrl.NewControllerManagedBy(mgr).Named("kustomization").WithOptions(options).
 		For(kustomizations, builder.WithPredicates(reconcile.Asked()))
 	for _, kind := range sourceKinds {
+		if !slices.Contains(kinds, kind) {
+			continue
+		}
 		controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(ArtifactChanged()))
 	}
 	return controller.

@@ -14,6 +14,7 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -256,7 +257,7 @@ func (r *repositories) announce(a *indexAttempt, end reconcile.Outcome) {
 	}
 	news := reconcile.Success{
 		Reason:  "NewArtifact",
-		Message: fmt.Sprintf("stored fetched index of size %s from '%s'", humanSize(*a.artifact.Size), withoutSecrets(a.remote.url)),
+		Message: fmt.Sprintf("stored fetched index of size %s from '%s'", humanSize(ptr.Deref(a.artifact.Size, 0)), withoutSecrets(a.remote.url)),
 	}
 	a.AnnounceAs(r.Recorder, a.run.Obj, end, a.artifact, news, storedIndex(a.artifact))
 }

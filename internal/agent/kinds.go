@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"github.com/cleat-dev/cleat/internal/api"
+)
+
+// required are the kinds without which there is nothing to do.
+var required = []schema.GroupVersionKind{api.GitRepositoryKind, api.KustomizationKind}
+
+// servedKinds returns those of our kinds that the API server knows. A cluster that comes from an older Flux lacks some, and
+// is served all the same; what is missing is said in the log.
+func servedKinds(mapper meta.RESTMapper, log *slog.Logger) ([]schema.GroupVersionKind, error) {
+	var served []schema.GroupVersionKind
+	for _, kind := range append(slices.Clone(sourceKinds), api.KustomizationKind) {
+		_, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		switch {
+		case err == nil:
+			served = append(served, kind)
+		case !meta.IsNoMatchError(err):
+			return nil, fmt.Errorf("looking for the kind %s: %w", kind, err)
+		case slices.Contains(required, kind):
+			return nil, fmt.Errorf("the cluster does not know the kind %s: install the CRDs with `kubectl apply --server-side -k manifests/crds`", kind)
+		default:
+			log.Info("the cluster does not know this kind, its objects are not reconciled until the CRD is installed and the agent is started again",
+				"missing", kind.String())
+		}
+	}
+	return served, nil
+}
+
+// filled returns when the caches of the kinds are filled, or ctx has ended.
+func filled(ctx context.Context, objects cache.Cache, kinds []schema.GroupVersionKind) error {
+	for _, kind := range kinds {
+		informer, err := objects.GetInformer(ctx, api.Undecoded(kind))
+		if ctx.Err() != nil {
+			return nil // told to stop; nothing is to be said about the caches
+		}
+		if err != nil {
+			return fmt.Errorf("filling the cache of %s: %w", kind.Kind, err)
+		}
+		toolscache.WaitForCacheSync(ctx.Done(), informer.HasSynced)
+	}
+	return nil
+}
+
+// newInformer makes the informers of the manager's cache. They list before they watch: to stream the list through the watch
+// ends with a bookmark that comes up to a second later, and the start of the agent would wait for that.
+func newInformer(source toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	return toolscache.NewSharedIndexInformer(listed{source, toolscache.ToListerWatcherWithContext(source)}, example, resync, indexers)
+}
+
+// listed is a source of objects that offers no streamed list. Its methods with a context are those of withContext.
+type listed struct {
+	toolscache.ListerWatcher
+	withContext toolscache.ListerWatcherWithContext
+}
+
+func (l listed) ListWithContext(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+	return l.withContext.ListWithContext(ctx, options)
+}
+
+func (l listed) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	return l.withContext.WatchWithContext(ctx, options)
+}
+
+// IsWatchListSemanticsUnSupported is how client-go asks.
+func (listed) IsWatchListSemanticsUnSupported() bool { return true }
