@@ -136,6 +136,14 @@ func (s *Store) Holds(a *meta.Artifact) bool {
 	return err == nil && info.Size() == p.size
 }
 
+// IsLatest reports whether file, with that digest, is the newest artifact of the object, which is never collected, and can
+// still be downloaded.
+func (s *Store) IsLatest(o Object, file, digest string) bool {
+	name := path.Join(o.dir(), file)
+	current, err := s.root.Readlink(latest(name))
+	return err == nil && path.Base(current) == file && s.Holds(&meta.Artifact{Path: name, Digest: digest})
+}
+
 // Objects lists every object of a kind that has artifacts in the storage, so that those of objects deleted while no agent
 // ran can be removed.
 func (s *Store) Objects(kind string) []Object {

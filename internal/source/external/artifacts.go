@@ -70,31 +70,25 @@ func (c *Artifacts) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		return c.failed(req, undecoded, errors.Join(ErrArtifact, err)), nil
 	}
 	named := o.Status.Artifact
-	if named == nil || c.holds(named.Digest) {
+	if named == nil {
 		c.succeeded(req)
 		return ctrl.Result{}, nil // a change of the status wakes us
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	if err := c.Artifacts.fetch(ctx, stored(req), named); err != nil {
+	fetched, err := c.Artifacts.publish(ctx, stored(req), named)
+	if err != nil {
 		return c.failed(req, undecoded, err), nil
 	}
 	c.succeeded(req)
-	c.Log.Info("stored an artifact", "name", req.Name, "namespace", req.Namespace, "revision", named.Revision)
+	if fetched {
+		c.Log.Info("stored an artifact", "name", req.Name, "namespace", req.Namespace, "revision", named.Revision)
+	}
 	return ctrl.Result{}, nil
 }
 
-// holds reports whether consumers would find the digest. One of our own artifacts may have been handed on by its digest.
-func (c *Artifacts) holds(digest string) bool {
-	_, release, err := c.Store.Acquire(digest)
-	if err != nil {
-		return false
-	}
-	release()
-	return true
-}
-
-// failed tells of a failure once, and says when to try again: never, where only another status can help.
+// failed tells of a failure once, and says when to try again: never, where only another status can help, and seldom, where
+// another status is likely to come first.
 func (c *Artifacts) failed(req ctrl.Request, about client.Object, err error) ctrl.Result {
 	c.mu.Lock()
 	news := c.told[req.NamespacedName] != err.Error()
@@ -104,9 +98,13 @@ func (c *Artifacts) failed(req ctrl.Request, about client.Object, err error) ctr
 		c.Log.Error("fetching an artifact", "name", req.Name, "namespace", req.Namespace, "error", err)
 		c.Recorder.Record(about, reconcile.Event{Type: corev1.EventTypeWarning, Reason: meta.ArtifactFailedReason, Message: err.Error()})
 	}
-	if errors.Is(err, ErrArtifact) || errors.Is(err, artifact.ErrLimit) {
+	switch {
+	case errors.Is(err, ErrArtifact), errors.Is(err, artifact.ErrLimit):
 		c.backoff.Forget(req)
 		return ctrl.Result{}
+	case errors.Is(err, ErrDigest):
+		c.backoff.Forget(req)
+		return ctrl.Result{RequeueAfter: c.Timing.MaxRetry}
 	}
 	return ctrl.Result{RequeueAfter: max(c.backoff.When(req), source.FetchFault(err, "").After)}
 }

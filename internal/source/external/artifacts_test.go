@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -203,7 +205,7 @@ func TestUnusableArtifacts(t *testing.T) {
 		retry bool
 		want  string
 	}{
-		{"other bytes than the digest says", sends([]byte("evil")), nil, false, "its digest is"},
+		{"other bytes than the digest says", sends([]byte("evil")), nil, true, "its digest is"},
 		{"another kind of digest", sends(good), func(a *meta.Artifact) { a.Digest = "sha512:00" }, false, "status.artifact.digest"},
 		{"a file URL", sends(good), func(a *meta.Artifact) { a.URL = "file:///etc/passwd" }, false, "status.artifact.url"},
 		{"A18 the metadata service", sends(good), func(a *meta.Artifact) { a.URL = "http://169.254.169.254/x" }, true, "not allowed"},
@@ -237,6 +239,81 @@ func TestUnusableArtifacts(t *testing.T) {
 	}
 }
 
+// TestDigestThatIsHeldBecomesTheObjectsOwn: what another object published, or this one before, can be collected any time.
+func TestDigestThatIsHeldBecomesTheObjectsOwn(t *testing.T) {
+	w := newWorld(t)
+	content := tarball(t, tar.Header{Name: "a.yaml", Typeflag: tar.TypeReg, Mode: 0o600})
+	other := tarball(t, tar.Header{Name: "b.yaml", Typeflag: tar.TypeReg, Mode: 0o600})
+	a, b := w.artifact(content), w.artifact(other)
+	file := func(a *meta.Artifact) string { return strings.TrimPrefix(a.Digest, "sha256:") + ".tar.gz" }
+	neighbour := artifact.Object{Kind: sourcev1.GitRepositoryKind, Namespace: "demo", Name: "neighbour"}
+	if _, err := w.store.PublishFile(neighbour, file(a), "1", bytes.NewReader(content)); err != nil {
+		t.Fatal(err)
+	}
+	w.serve = sends(other)
+	own := stored(ctrl.Request{NamespacedName: apps})
+	for _, named := range []*meta.Artifact{a, b, a} {
+		w.offers(named)
+		w.reconcile()
+		if !w.store.IsLatest(own, file(named), named.Digest) {
+			t.Errorf("%s is not the object's newest: %s", named.Digest, w.event())
+		}
+	}
+	if n := w.fetched.Load(); n != 1 {
+		t.Errorf("fetched %d times", n)
+	}
+	told := 0
+	w.store.Subscribe(func(string) { told++ })
+	if w.reconcile(); told != 0 {
+		t.Error("published again without a change")
+	}
+	if err := w.store.Remove(neighbour); err != nil {
+		t.Fatal(err)
+	}
+	if !w.holds(a.Digest) {
+		t.Error("it went with the object that had published it")
+	}
+}
+
+// TestFailuresThatPass: neither a server that is behind nor a disk that fails for a while is a reason to give up.
+func TestFailuresThatPass(t *testing.T) {
+	content := tarball(t, tar.Header{Name: "a.yaml", Typeflag: tar.TypeReg, Mode: 0o600})
+	t.Run("a server that is behind", func(t *testing.T) {
+		w := newWorld(t)
+		a := w.artifact(content)
+		w.serve = sends([]byte("the one before"))
+		w.offers(a)
+		if result := w.reconcile(); result.RequeueAfter != time.Minute {
+			t.Errorf("comes back after %v", result.RequeueAfter)
+		}
+		w.serve = sends(content)
+		if w.reconcile(); !w.holds(a.Digest) {
+			t.Error(w.event())
+		}
+	})
+	t.Run("a disk that fails", func(t *testing.T) {
+		w := newWorld(t)
+		dir := t.TempDir()
+		w.restart(dir)
+		a := w.artifact(content)
+		w.serve = sends(content)
+		w.offers(a)
+		snapshots := filepath.Join(dir, ".cleat", "snapshots")
+		if err := os.Remove(snapshots); err != nil {
+			t.Fatal(err)
+		}
+		if result := w.reconcile(); result.RequeueAfter != time.Second {
+			t.Errorf("comes back after %v: %s", result.RequeueAfter, w.event())
+		}
+		if err := os.Mkdir(snapshots, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if w.reconcile(); !w.holds(a.Digest) || w.fetched.Load() != 1 {
+			t.Errorf("fetched %d times: %s", w.fetched.Load(), w.event())
+		}
+	})
+}
+
 func TestA01_to_A04_HostileTarballs(t *testing.T) {
 	var bomb bytes.Buffer
 	zw := gzip.NewWriter(&bomb)
@@ -250,16 +327,30 @@ func TestA01_to_A04_HostileTarballs(t *testing.T) {
 	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
 		t.Fatal(err)
 	}
+	half := tarball(t, tar.Header{Name: "a.yaml", Typeflag: tar.TypeReg})
+	var noTar bytes.Buffer
+	zw = gzip.NewWriter(&noTar)
+	if _, err := zw.Write(bytes.Repeat([]byte("x"), 2048)); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for name, content := range map[string][]byte{
 		"A01 a name outside": tarball(t, tar.Header{Name: "../../x", Typeflag: tar.TypeReg}),
 		"A04 a bomb":         bomb.Bytes(),
 		"no tarball":         []byte("hello"),
+		"nothing":            {},
+		"half a tarball":     half[:len(half)/2],
+		"no tar":             noTar.Bytes(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.serve = sends(content)
 			w.offers(w.artifact(content))
-			w.reconcile()
+			if result := w.reconcile(); result.RequeueAfter != 0 {
+				t.Errorf("result %+v", result)
+			}
 			if e := w.event(); !strings.Contains(e, "unusable artifact") {
 				t.Errorf("event %q", e)
 			}

@@ -1,6 +1,9 @@
 package external
 
 import (
+	"archive/tar"
+	"compress/flate"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,6 +28,8 @@ var (
 
 	// ErrArtifact: what the status names is not what it should be, and to fetch it again would not help.
 	ErrArtifact = errors.New("unusable artifact")
+	// ErrDigest: the server sends something else than the status names. It may be behind, or the status may be.
+	ErrDigest = errors.New("another artifact")
 )
 
 // Fetcher downloads artifacts. Its methods may be called concurrently.
@@ -46,19 +51,39 @@ func (f *Fetcher) Start(ctx context.Context) error {
 	return nil
 }
 
-// fetch stores what a names for the object, and makes sure that its files can be read. It returns when ctx ends, whatever
-// the server does.
-func (f *Fetcher) fetch(ctx context.Context, o artifact.Object, a *meta.Artifact) error {
+// publish makes what a names the object's own artifact, and makes sure that its files can be read. It downloads only what
+// the store does not hold, and reports whether it did.
+func (f *Fetcher) publish(ctx context.Context, o artifact.Object, a *meta.Artifact) (fetched bool, err error) {
 	parts := digestPattern.FindStringSubmatch(a.Digest)
 	if parts == nil {
-		return fmt.Errorf("%w: status.artifact.digest is not sha256: and 64 hexadecimal digits", ErrArtifact)
+		return false, fmt.Errorf("%w: status.artifact.digest is not sha256: and 64 hexadecimal digits", ErrArtifact)
 	}
+	file := parts[1] + ".tar.gz"
+	if err := f.publishStored(o, file, a); !errors.Is(err, artifact.ErrNotFound) {
+		return false, err
+	}
+	return true, f.fetch(ctx, o, file, a)
+}
+
+// publishStored publishes what the store holds, whoever had it stored: that artifact can be removed at any time, and the
+// object's newest cannot. The error is ErrNotFound when the store does not hold it.
+func (f *Fetcher) publishStored(o artifact.Object, file string, a *meta.Artifact) error {
+	if !f.store.IsLatest(o, file, a.Digest) {
+		if _, err := f.store.PublishStored(o, file, a.Revision, a.Digest); err != nil {
+			return err
+		}
+	}
+	return f.readable(a.Digest)
+}
+
+// fetch stores what a names for the object. It returns when ctx ends, whatever the server does.
+func (f *Fetcher) fetch(ctx context.Context, o artifact.Object, file string, a *meta.Artifact) error {
 	from, err := url.Parse(a.URL)
 	if err != nil || from.Hostname() == "" || from.Scheme != "http" && from.Scheme != "https" {
 		return fmt.Errorf("%w: status.artifact.url is not a URL that begins with http:// or https://", ErrArtifact)
 	}
 	_, err = source.Detached(ctx, &f.running, func() (struct{}, error) {
-		return struct{}{}, f.download(ctx, o, parts[1]+".tar.gz", from, a)
+		return struct{}{}, f.download(ctx, o, file, from, a)
 	}, func(struct{}) {})
 	if err != nil {
 		return fmt.Errorf("fetching the artifact of revision %s from %s: %w", source.OneLine(a.Revision), source.Shown(from), err)
@@ -88,13 +113,34 @@ func (f *Fetcher) download(ctx context.Context, o artifact.Object, file string, 
 	if _, err := f.store.PublishFile(o, file, a.Revision, content); err != nil {
 		return err
 	}
-	// The first reader unpacks it, under the limits of all tarballs; that this can be done should be known before.
-	_, release, err := f.store.Acquire(a.Digest)
-	if err != nil {
+	return f.readable(a.Digest)
+}
+
+// readable makes sure that the files can be read: the first reader unpacks the tarball, under the limits of all tarballs,
+// and that this can be done should be known before.
+func (f *Fetcher) readable(digest string) error {
+	_, release, err := f.store.Acquire(digest)
+	switch {
+	case err == nil:
+		release()
+		return nil
+	case isBroken(err):
 		return fmt.Errorf("%w: %w", ErrArtifact, err)
 	}
-	release()
-	return nil
+	return err
+}
+
+// isBroken reports whether unpacking failed because of what is in the tarball, and not because of the disk.
+func isBroken(err error) bool {
+	if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt {
+		return true
+	}
+	for _, broken := range []error{artifact.ErrPath, artifact.ErrLimit, gzip.ErrHeader, gzip.ErrChecksum, tar.ErrHeader, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, broken) {
+			return true
+		}
+	}
+	return false
 }
 
 // verified is content that ends with an error when it is not what its digest says.
@@ -109,7 +155,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	v.sum.Write(p[:n])
 	if errors.Is(err, io.EOF) {
 		if got := "sha256:" + hex.EncodeToString(v.sum.Sum(nil)); !strings.EqualFold(got, v.want) {
-			return n, fmt.Errorf("%w: its digest is %s and not %s", ErrArtifact, got, v.want)
+			return n, fmt.Errorf("%w: its digest is %s and not %s", ErrDigest, got, v.want)
 		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
