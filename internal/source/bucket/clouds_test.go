@@ -294,3 +294,32 @@ func TestA09_OwnIdentityStaysWithTheCloud(t *testing.T) {
 		}
 	}
 }
+
+// On EKS and ECS the agent's token goes to an unencrypted server of the node: a proxy would read it.
+func TestA09_OwnIdentityIsNotAskedForByTheObjectsProxy(t *testing.T) {
+	node, proxied := &cloudServer{}, &cloudServer{}
+	answer := func(c *cloudServer) *httptest.Server {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c.note(r.Header.Get("Authorization"))
+			fmt.Fprint(w, `{"Code": "Success", "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "2100-01-01T00:00:00Z"}`)
+		}))
+		t.Cleanup(server.Close)
+		return server
+	}
+	for _, name := range []string{"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", answer(node).URL)
+	t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "hunter2")
+	creds, err := s3Credentials(source.Network{}, &sourcev1.BucketSpec{Provider: sourcev1.BucketProviderAmazon},
+		secrets{proxy: &source.Proxy{Address: answer(proxied).URL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := creds.GetWithContext(nil); err != nil {
+		t.Error(err)
+	}
+	if len(proxied.shown) > 0 || !slices.Equal(node.shown, []string{"hunter2"}) {
+		t.Errorf("the proxy was shown %q, the node %q", proxied.shown, node.shown)
+	}
+}

@@ -56,7 +56,7 @@ func s3Credentials(network source.Network, spec *sourcev1.BucketSpec, s secrets)
 		}
 		return credentials.NewStaticV4(access, secret, ""), nil
 	case spec.Provider == sourcev1.BucketProviderAmazon:
-		return ownIdentity(spec, s)
+		return ownIdentity(spec)
 	case spec.STS != nil:
 		return ldapIdentity(network, spec, s)
 	default:
@@ -66,9 +66,10 @@ func s3Credentials(network source.Network, spec *sourcev1.BucketSpec, s secrets)
 
 // ownIdentity gets temporary keys for what the agent itself is to AWS: by the web identity of its service account, by EKS
 // Pod Identity, by ECS, or as the node that it runs on. Where these are found is set by the environment of the agent and
-// not by the object, so the addresses that sources may not have are allowed here.
-func ownIdentity(spec *sourcev1.BucketSpec, s secrets) (*credentials.Credentials, error) {
-	transport, err := source.Network{AllowLinkLocal: true}.Transport(source.TLS{}, s.proxy)
+// not by the object, so the addresses that sources may not have are allowed here. The requests hold the agent's own tokens,
+// some of them unencrypted, so they never go through the proxy of spec.proxySecretRef.
+func ownIdentity(spec *sourcev1.BucketSpec) (*credentials.Credentials, error) {
+	transport, err := source.Network{AllowLinkLocal: true}.Transport(source.TLS{}, nil)
 	if err != nil {
 		return nil, err
 	}
