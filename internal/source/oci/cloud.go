@@ -18,7 +18,7 @@ import (
 )
 
 // Cloud gets credentials for a repository of a cloud's registry from the identity that the agent itself has in that cloud.
-type Cloud func(ctx context.Context, repository string, proxy *source.Proxy) (authn.AuthConfig, time.Time, error)
+type Cloud func(ctx context.Context, repository string) (authn.AuthConfig, time.Time, error)
 
 // clouds are the providers of spec.provider beside generic.
 func clouds() map[string]Cloud {
@@ -30,12 +30,8 @@ func clouds() map[string]Cloud {
 }
 
 func cloudOf(provider auth.ArtifactRegistryCredentialsProvider) Cloud {
-	return func(ctx context.Context, repository string, proxy *source.Proxy) (authn.AuthConfig, time.Time, error) {
-		var options []auth.Option
-		if proxy != nil {
-			options = append(options, auth.WithProxyURL(*proxy.URL()))
-		}
-		credentials, err := auth.GetArtifactRegistryCredentials(ctx, provider, repository, options...)
+	return func(ctx context.Context, repository string) (authn.AuthConfig, time.Time, error) {
+		credentials, err := auth.GetArtifactRegistryCredentials(ctx, provider, repository)
 		if err != nil {
 			return authn.AuthConfig{}, time.Time{}, err
 		}
@@ -48,10 +44,7 @@ func cloudOf(provider auth.ArtifactRegistryCredentialsProvider) Cloud {
 }
 
 // cloudKey tells apart what must not share a token.
-type cloudKey struct {
-	provider, registry string
-	proxy              source.Proxy
-}
+type cloudKey struct{ provider, registry string }
 
 type cloudToken struct {
 	auth    authn.AuthConfig
@@ -69,19 +62,16 @@ type tokens struct {
 // margin is how long before it expires a token is no longer used.
 const margin = 2 * time.Minute
 
-func (t *tokens) get(ctx context.Context, provider string, repository name.Repository, proxy *source.Proxy) (authn.AuthConfig, error) {
+func (t *tokens) get(ctx context.Context, provider string, repository name.Repository) (authn.AuthConfig, error) {
 	cloud, ok := t.clouds[provider]
 	if !ok {
 		return authn.AuthConfig{}, fmt.Errorf("%w: spec.provider %q is not known", source.ErrAuthentication, provider)
 	}
 	key := cloudKey{provider: provider, registry: repository.RegistryStr()}
-	if proxy != nil {
-		key.proxy = *proxy
-	}
 	ask := func() (cloudToken, error) {
 		// The clouds' libraries have deadlines of their own making; this one is ours.
 		return source.Detached(ctx, t.running, func() (cloudToken, error) {
-			config, expires, err := cloud(ctx, repository.Name(), proxy)
+			config, expires, err := cloud(ctx, repository.Name())
 			return cloudToken{config, expires}, err
 		}, func(cloudToken) {})
 	}

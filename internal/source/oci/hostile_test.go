@@ -370,3 +370,43 @@ func TestA04_AnswersHaveAnEnd(t *testing.T) {
 		})
 	}
 }
+
+func TestA04_ListsOfTagsAreBounded(t *testing.T) {
+	s := serve(t)
+	page := func(length, count int) string {
+		return `{"tags": ["1.0.0"` + strings.Repeat(`, "`+strings.Repeat("1", length)+`"`, count) + `]}`
+	}
+	for name, tt := range map[string]struct {
+		page, want string
+	}{
+		"more than is kept": {page(128, 50_000), "over the limit: the names of the repository's tags add up to more than 33554432 bytes"},
+		"too long for tags": {page(129, 50_000), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pages := 0
+			s.hook(func(res http.ResponseWriter, req *http.Request) bool {
+				if !strings.HasSuffix(req.URL.Path, "/tags/list") {
+					return false
+				}
+				if pages++; pages < 7 {
+					res.Header().Set("Link", `</v2/app/tags/list?last=x>; rel="next"`)
+				}
+				_, _ = io.WriteString(res, tt.page)
+				return true
+			})
+			to := remote{insecure: true}
+			var err error
+			if to.repository, err = parseRepository(s.url("app"), true); err != nil {
+				t.Fatal(err)
+			}
+			session, err := (&registries{now: time.Now, open: map[string]*session{}}).session(to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tags, err := session.listTags(t.Context(), time.Time{})
+			if tt.want == "" && (err != nil || len(tags) != 7) || tt.want != "" && (err == nil || err.Error() != tt.want) {
+				t.Errorf("%d tags, %v", len(tags), err)
+			}
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,9 +32,12 @@ const (
 	maxManifest = 4 << 20
 	// maxSignature bounds a signature, a bundle or an envelope.
 	maxSignature = 4 << 20
-	// maxTagPages and maxTags bound how long a registry can go on listing.
+	// maxTagPages and maxTags bound how long a registry can go on listing, and maxTagBytes how much of that is kept.
 	maxTagPages = 200
 	maxTags     = 1_000_000
+	maxTagBytes = 32 << 20
+	// maxTag is how long a tag may be by the OCI distribution specification.
+	maxTag = 128
 )
 
 // errNotFound: the registry has nothing of that name.
@@ -272,23 +276,33 @@ func (s *session) head(ctx context.Context, tag string, notBefore time.Time) (de
 // listTags lists the tags of the repository, page by page.
 func (s *session) listTags(ctx context.Context, notBefore time.Time) ([]string, error) {
 	return s.tags.do(ctx, struct{}{}, notBefore, s.now(), func() ([]string, error) {
-		var tags []string
+		var (
+			tags  []string
+			total int
+		)
 		query := url.Values{"n": {"1000"}}
 		for page := 0; query != nil; page++ {
 			if page == maxTagPages || len(tags) > maxTags {
 				return nil, fmt.Errorf("%w: the repository has too many tags to list", source.ErrLimit)
 			}
-			var err error
-			if tags, query, err = s.tagPage(ctx, query, tags); err != nil {
+			more, next, err := s.tagPage(ctx, query)
+			if err != nil {
 				return nil, err
 			}
+			for _, tag := range more {
+				total += len(tag)
+			}
+			if total > maxTagBytes {
+				return nil, fmt.Errorf("%w: the names of the repository's tags add up to more than %d bytes", source.ErrLimit, maxTagBytes)
+			}
+			tags, query = append(tags, more...), next
 		}
 		return tags, nil
 	})
 }
 
-// tagPage adds one page to tags and returns the query of the next, or nil.
-func (s *session) tagPage(ctx context.Context, query url.Values, tags []string) ([]string, url.Values, error) {
+// tagPage returns the tags of one page, without those that cannot be tags, and the query of the next page, or nil.
+func (s *session) tagPage(ctx context.Context, query url.Values) ([]string, url.Values, error) {
 	res, err := s.request(ctx, http.MethodGet, "tags/list", query)
 	if err != nil {
 		return nil, nil, err
@@ -300,7 +314,8 @@ func (s *session) tagPage(ctx context.Context, query url.Values, tags []string) 
 	if err := json.NewDecoder(res.Body).Decode(&page); err != nil {
 		return nil, nil, s.explain(fmt.Errorf("the registry's list of tags cannot be read: %w", err))
 	}
-	return append(tags, page.Tags...), nextPage(res.Header.Get("Link")), nil
+	tags := slices.DeleteFunc(page.Tags, func(tag string) bool { return len(tag) > maxTag })
+	return tags, nextPage(res.Header.Get("Link")), nil
 }
 
 // nextPage reads the header by which a registry names the next page. Only the query is taken from it: where the list is,

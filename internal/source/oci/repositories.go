@@ -209,11 +209,30 @@ func (o *repositories) check(_ context.Context, a *attempt) error {
 	if operation := a.obj.GetLayerOperation(); operation != sourcev1.OCILayerExtract && operation != sourcev1.OCILayerCopy {
 		return api.Faultf(sourcev1.OCILayerOperationFailedReason, api.RetryNever, "spec.layerSelector.operation %q is neither extract nor copy", operation)
 	}
-	if !o.generic(a) && spec.ServiceAccountName != "" {
+	return o.checkCloud(a)
+}
+
+// checkCloud refuses what a provider other than generic does not go with. What the agent's own identity in a cloud gives
+// must be shown to nobody whom the object names: not to a proxy, nor to a server that is known by another CA.
+func (o *repositories) checkCloud(a *attempt) error {
+	spec := &a.obj.Spec
+	switch {
+	case o.generic(a):
+		return nil
+	case spec.ServiceAccountName != "":
 		return api.Faultf(api.UnsupportedReason, api.RetryNever,
 			"spec.serviceAccountName with spec.provider %s is not supported by this version; remove it to use the agent's own identity", spec.Provider)
+	case spec.CertSecretRef != nil:
+		return withCloud("spec.certSecretRef", spec.Provider)
+	case spec.ProxySecretRef != nil:
+		return withCloud("spec.proxySecretRef", spec.Provider)
 	}
 	return nil
+}
+
+func withCloud(field, provider string) error {
+	return api.Faultf(api.UnsupportedReason, api.RetryNever,
+		"%s with spec.provider %s is not supported: who is behind it would get to see the agent's own credentials; remove one of them", field, provider)
 }
 
 func (o *repositories) generic(a *attempt) bool {
@@ -243,7 +262,7 @@ func (o *repositories) credentials(ctx context.Context, a *attempt) error {
 	if o.generic(a) {
 		to.auth, to.confided, err = o.logins(ctx, a, to.repository)
 	} else {
-		to.auth, err = o.tokens.get(ctx, spec.Provider, to.repository, to.proxy)
+		to.auth, err = o.tokens.get(ctx, spec.Provider, to.repository)
 	}
 	if err != nil {
 		return fault(err)

@@ -23,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
-	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // TestStatusIsFluxs holds the status against the one in Flux's recording of the same chart in a registry.
@@ -151,6 +150,12 @@ func TestBadSpecsStall(t *testing.T) {
 			s.Reference = &sourcev1.OCIRepositoryRef{SemVer: "1.x", SemverFilter: "("}
 		}, sourcev1.OCIPullFailedReason},
 		"account and cloud": {func(s *sourcev1.OCIRepositorySpec) { s.Provider, s.ServiceAccountName = "aws", "x" }, "UnsupportedField"},
+		"A09 another CA and cloud": {func(s *sourcev1.OCIRepositorySpec) {
+			s.Provider, s.CertSecretRef = "azure", &meta.LocalObjectReference{Name: "x"}
+		}, "UnsupportedField"},
+		"A09 proxy and cloud": {func(s *sourcev1.OCIRepositorySpec) {
+			s.Provider, s.ProxySecretRef = "gcp", &meta.LocalObjectReference{Name: "x"}
+		}, "UnsupportedField"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, repository("oci://example.com/app", tt.set))
@@ -459,7 +464,7 @@ func TestCloudCredentialsAreKeptWhileTheyAreGood(t *testing.T) {
 	w := newWorld(t, repository(s.url("app"), func(spec *sourcev1.OCIRepositorySpec) { spec.Provider = "aws" }))
 	asked := 0
 	var broken error
-	w.clouds = map[string]Cloud{"aws": func(_ context.Context, _ string, _ *source.Proxy) (authn.AuthConfig, time.Time, error) {
+	w.clouds = map[string]Cloud{"aws": func(context.Context, string) (authn.AuthConfig, time.Time, error) {
 		asked++
 		return authn.AuthConfig{Username: "AWS", Password: "token"}, w.clock.now().Add(time.Hour), broken
 	}}
