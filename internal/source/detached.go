@@ -11,7 +11,8 @@ const grace = time.Second
 
 // Detached runs work in a goroutine of its own, which running counts, and waits for it until ctx ends and a moment longer.
 // Work gets to know that by the same context, and closed connections; should a library ignore both, the caller is free all
-// the same (faults.md F24), what work holds stays held until it returns, and drop is given what it then comes to.
+// the same (faults.md F24), what work holds stays held until it returns, and drop is given what it then comes to. A panic of
+// work is its error, see Recovered.
 func Detached[T any](ctx context.Context, running *sync.WaitGroup, work func() (T, error), drop func(T)) (T, error) {
 	type result struct {
 		value T
@@ -19,7 +20,7 @@ func Detached[T any](ctx context.Context, running *sync.WaitGroup, work func() (
 	}
 	done, gone := make(chan result), make(chan struct{})
 	running.Go(func() {
-		v, err := work()
+		v, err := Recovered(ctx, work)
 		select {
 		case done <- result{v, err}:
 		case <-gone:

@@ -87,7 +87,10 @@ func download(ctx context.Context, from storage, objects []Object, take func(Obj
 			turn := make(chan fetched, 1)
 			select {
 			case turns <- turn:
-				running.Go(func() { turn <- get(ctx, from, o) })
+				running.Go(func() {
+					content, err := source.Recovered(ctx, func() (io.ReadCloser, error) { return get(ctx, from, o) })
+					turn <- fetched{o, content, err}
+				})
 			case <-ctx.Done():
 				return
 			}
@@ -135,17 +138,17 @@ func (l *lost) Error() string { return fmt.Sprintf("downloading %q: %v", l.key, 
 func (l *lost) Unwrap() error { return l.err }
 
 // get opens an object, and reads it if it is small.
-func get(ctx context.Context, from storage, o Object) fetched {
+func get(ctx context.Context, from storage, o Object) (io.ReadCloser, error) {
 	content, err := from.open(ctx, o)
 	if err != nil || o.Size > smallBytes {
-		return fetched{o, content, err}
+		return content, err
 	}
 	defer content.Close()
 	data, err := io.ReadAll(io.LimitReader(content, smallBytes+1))
 	if err != nil {
-		return fetched{o, nil, source.Steady(err)}
+		return nil, source.Steady(err)
 	}
-	return fetched{o, io.NopCloser(bytes.NewReader(data)), nil}
+	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
 var errSize = errors.New("the server sends another number of bytes than it listed")

@@ -105,7 +105,7 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 			return w, err
 		}
 		defer func() {
-			if err != nil {
+			if err != nil || w.snapshot == nil { // or there was a panic
 				w.writer.Close()
 			}
 		}()

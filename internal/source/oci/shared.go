@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 const (
@@ -37,8 +39,7 @@ func (s *shared[K, T]) do(ctx context.Context, key K, notBefore, now time.Time, 
 	for {
 		c, mine := s.join(key, notBefore, now)
 		if mine {
-			c.value, c.err = work()
-			close(c.done)
+			c.finish(ctx, work)
 			return c.value, c.err
 		}
 		select {
@@ -76,6 +77,12 @@ func (s *shared[K, T]) join(key K, notBefore, now time.Time) (c *call[T], mine b
 	c = &call[T]{begun: now, done: make(chan struct{})}
 	s.calls[key] = c
 	return c, true
+}
+
+// finish does the work. Whatever becomes of that, nobody waits for it any longer: a panic is the answer too.
+func (c *call[T]) finish(ctx context.Context, work func() (T, error)) {
+	defer close(c.done)
+	c.value, c.err = source.Recovered(ctx, work)
 }
 
 // usable is called with the lock held.
