@@ -35,8 +35,10 @@ type Fetcher struct {
 	digests map[content]string // of snapshots that were written
 }
 
-// content is all that the digest of a snapshot follows from.
+// content is all that the digest of a snapshot follows from. The mirror stands for who asks: submodules are fetched with his
+// credentials, and what somebody else was given is not for him.
 type content struct {
+	mirror string
 	tree   plumbing.Hash
 	layout string
 }
@@ -406,7 +408,7 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash 
 	}
 	what.layout = key
 	if s, release, err := g.store.Acquire(g.digest(what)); err == nil {
-		return s, release, nil // another commit or object has the same content
+		return s, release, nil // another commit, or object with the same mirror, has the same content
 	}
 	if layout.Submodules {
 		if layout.Timeout == 0 {
@@ -431,13 +433,16 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash 
 	if err != nil {
 		return nil, nil, err
 	}
+	var s *artifact.Snapshot
+	defer func() {
+		if s == nil { // an error, or a panic of what reads the mirror
+			w.Close()
+		}
+	}()
 	if err := x.write(ctx, layout.Ignore, w); err != nil {
-		w.Close()
 		return nil, nil, err
 	}
-	s, err := w.Commit()
-	if err != nil {
-		w.Close()
+	if s, err = w.Commit(); err != nil {
 		return nil, nil, err
 	}
 	g.learn(what, s.Digest)
@@ -467,7 +472,7 @@ func (g *Fetcher) collect(ctx context.Context, x *export, mi *mirror, remote Rem
 	if layout.Submodules {
 		subs, err = x.submodules(remote, 0)
 	}
-	return content{tree: commit.TreeHash}, subs, err
+	return content{mirror: mi.dir, tree: commit.TreeHash}, subs, err
 }
 
 // remember reads what the previous snapshot was made of, if the mirror still has that.

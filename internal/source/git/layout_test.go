@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,6 +149,31 @@ func TestSubmodules(t *testing.T) {
 	r.withSubmodule("bomb", "../lib.git", lib.git("rev-parse", "HEAD"))
 	if _, err := lay(t, g, remote, Layout{Submodules: true}); !errors.Is(err, source.ErrLimit) {
 		t.Errorf("bomb: %v", err)
+	}
+}
+
+// TestF33_SubmodulesOfOthers lets one who may read a submodule ask before one who may not.
+func TestF33_SubmodulesOfOthers(t *testing.T) {
+	r := newRepo(t)
+	lib := r.beside("lib.git")
+	lib.commit("l", map[string]string{"code": "private"})
+	r.withSubmodule("lib", "../lib.git", lib.git("rev-parse", "HEAD"))
+	server := serveHTTP(t, r, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if _, password, _ := req.BasicAuth(); strings.Contains(req.URL.Path, "lib.git") && password != "s3cret" {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	})
+	g, layout := newGit(t, Limits{}), Layout{Submodules: true}
+	member := Remote{URL: server.url, Credentials: shown(source.Credentials{Username: "me", Password: "s3cret"})}
+	if got, err := lay(t, g, member, layout); err != nil || !slices.Contains(got, "lib/code") {
+		t.Errorf("with credentials: %q, %v", got, err)
+	}
+	if got, err := lay(t, g, Remote{URL: server.url}, layout); !errors.Is(err, source.ErrAuthentication) {
+		t.Errorf("without credentials: %q, %v", got, err)
 	}
 }
 
