@@ -216,7 +216,8 @@ func TestProviders(t *testing.T) {
 		err                 error
 		reason              string
 	}{
-		{"good", "azure", server.URL + "/repo.git", nil, "Succeeded"},
+		{"good", "aws", server.URL + "/repo.git", nil, "Succeeded"},
+		{"not Azure", "azure", server.URL + "/repo.git", nil, "InvalidProviderConfiguration"},
 		{"no identity", "aws", server.URL + "/repo.git", errors.New("no such\nrole"), "AuthenticationFailed"},
 		{"plain http", "azure", strings.Replace(server.URL, "https", "http", 1) + "/repo.git", nil, "InvalidProviderConfiguration"},
 		{"unknown", "gcp", server.URL + "/repo.git", nil, "UnsupportedField"},
@@ -231,6 +232,41 @@ func TestProviders(t *testing.T) {
 		if c := reconcile.Condition(o, "Ready"); c.Reason != tt.reason {
 			t.Errorf("%s: %s %s", tt.name, c.Reason, c.Message)
 		}
+	}
+}
+
+func TestAzureHosts(t *testing.T) {
+	for host, want := range map[string]bool{
+		"dev.azure.com": true, "Dev.Azure.com": true, "org.dev.azure.com": true, "org.visualstudio.com": true, "a.b.visualstudio.com": true,
+		"": false, "visualstudio.com": false, "azure.com": false, "evil-dev.azure.com": false, "evildev.azure.com": false, "dev.azure.com.evil.example": false,
+		"evilvisualstudio.com": false, "org.visualstudio.com.evil.example": false, "dev-azure.com": false, "devxazure.com": false, "evil.example/.dev.azure.com": false,
+		"evil.example\n.dev.azure.com": false, "dev.azure.com\n": false,
+	} {
+		if got := azureHost.MatchString(host); got != want {
+			t.Errorf("%q: %v", host, got)
+		}
+	}
+}
+
+// TestProxiesThatCouldReadTokens combines a proxy with the CA that it may present itself by.
+func TestProxiesThatCouldReadTokens(t *testing.T) {
+	r := newRepo(t)
+	r.commit("c", map[string]string{"n": "1"})
+	server := newHTTPServer(t, r, nil)
+	server.StartTLS()
+	front, used := proxyServer(t, "me:s3cret")
+	named := func(name string, data map[string][]byte) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: name}, Data: data}
+	}
+	w := newWorld(t, named("ca", map[string][]byte{"ca.crt": []byte(certificateOf(server.Server))}),
+		named("proxy", map[string][]byte{"address": []byte(front.URL), "username": []byte("me"), "password": []byte("s3cret")}),
+		gitRepository(server.URL+"/repo.git", func(s *sourcev1.GitRepositorySpec) {
+			s.Provider, s.SecretRef, s.ProxySecretRef = "aws", &meta.LocalObjectReference{Name: "ca"}, &meta.LocalObjectReference{Name: "proxy"}
+		}))
+	w.repositories.clouds = map[string]auth.GitCredentialsProvider{"aws": cloud{}}
+	o, _ := w.reconcile()
+	if c := reconcile.Condition(o, "Ready"); c.Reason != providerReason || used.Load() != 0 {
+		t.Errorf("%s %s, the proxy was used %d times", c.Reason, c.Message, used.Load())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/fluxcd/pkg/auth"
@@ -25,6 +26,10 @@ func clouds() map[string]auth.GitCredentialsProvider {
 		sourcev1.GitProviderAWS:   aws.Provider{},
 	}
 }
+
+// azureHost is Azure DevOps. Its tokens are good for every host that is shown one, so that whoever writes a GitRepository must
+// not be the one to say where they go. For AWS the library checks that, and signs for the host.
+var azureHost = regexp.MustCompile(`(?i)^(([a-z0-9-]+\.)*dev\.azure\.com|([a-z0-9-]+\.)+visualstudio\.com)$`)
 
 // credentials finds out what to show the server: the Secret's content, or a token that the provider gives.
 func (g *repositories) credentials(ctx context.Context, a *attempt) error {
@@ -81,9 +86,17 @@ func (g *repositories) authenticate(ctx context.Context, a *attempt, data map[st
 	if ep.Scheme != "https" {
 		return fmt.Errorf("%w: a token of %s is only shown over https, not %s", ErrProvider, provider, ep.Scheme)
 	}
+	if provider == sourcev1.GitProviderAzure && !azureHost.MatchString(ep.Hostname()) {
+		return api.Faultf(providerReason, api.RetryNever, "a token of azure is only shown to dev.azure.com, *.dev.azure.com and *.visualstudio.com, not %s; "+
+			"correct spec.url, or use spec.provider generic and a Secret with a token of that host", ep.Hostname())
+	}
 	tls, err := source.TLSFrom(data)
 	if err != nil {
 		return err
+	}
+	if a.remote.Proxy != nil && tls.CA != "" {
+		// Together they make the proxy a server that can read the token.
+		return fmt.Errorf("%w: with spec.provider %s, spec.proxySecretRef and a Secret with \"ca.crt\" exclude each other; remove one", ErrProvider, provider)
 	}
 	return g.authenticateCloud(ctx, a, provider, cloud, ep.URL, tls)
 }
