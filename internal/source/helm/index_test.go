@@ -333,7 +333,8 @@ func peakMiB() int {
 }
 
 // measure returns what it costs to read an index of that size, in MiB: at the peak, and for good.
-func measure(t testing.TB, size int) (peak, kept, versions int) {
+// env is added to the environment of the process that is measured.
+func measure(t testing.TB, size int, env ...string) (peak, kept, versions int) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "index.yaml")
 	f, err := os.Create(name)
@@ -344,7 +345,7 @@ func measure(t testing.TB, size int) (peak, kept, versions int) {
 		t.Fatal(err)
 	}
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), "HELM_TEST_INDEX="+name)
+	child.Env = append(append(os.Environ(), "HELM_TEST_INDEX="+name), env...)
 	said, err := child.CombinedOutput()
 	if err == nil {
 		_, err = fmt.Sscan(string(said), &peak, &kept, &versions)
@@ -357,9 +358,10 @@ func measure(t testing.TB, size int) (peak, kept, versions int) {
 
 // The peak is that of the whole process, beyond what it has when it begins.
 func TestA14_LargeIndexTakesLittleMemory(t *testing.T) {
-	peak, kept, versions := measure(t, 8<<20)
+	// The collector keeps close behind, so that the peak is what is held and not what it has not got to on a busy machine.
+	peak, kept, versions := measure(t, 8<<20, "GOGC=20")
 	t.Logf("8 MiB, %d versions: %d MiB at the peak, %d MiB kept", versions, peak, kept)
-	if limit := 60; peak > limit { // the race detector takes its share
+	if limit := 40; peak > limit { // the race detector takes its share; a decoded index of that size is far above it
 		t.Errorf("%d MiB at the peak, more than %d", peak, limit)
 	}
 }
