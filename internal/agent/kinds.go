@@ -47,7 +47,7 @@ func filled(ctx context.Context, objects cache.Cache, kinds []schema.GroupVersio
 	for _, kind := range kinds {
 		informer, err := objects.GetInformer(ctx, api.Undecoded(kind))
 		if ctx.Err() != nil {
-			return nil // told to stop; nothing is to be said about the caches
+			return nil //nolint:nilerr // told to stop; nothing is to be said about the caches
 		}
 		if err != nil {
 			return fmt.Errorf("filling the cache of %s: %w", kind.Kind, err)
