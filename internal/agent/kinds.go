@@ -8,14 +8,13 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/watch"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/kube"
 )
 
 // required are the kinds without which there is nothing to do.
@@ -57,25 +56,7 @@ func filled(ctx context.Context, objects cache.Cache, kinds []schema.GroupVersio
 	return nil
 }
 
-// newInformer makes the informers of the manager's cache. They list before they watch: to stream the list through the watch
-// ends with a bookmark that comes up to a second later, and the start of the agent would wait for that.
+// newInformer makes the informers of the manager's cache.
 func newInformer(source toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-	return toolscache.NewSharedIndexInformer(listed{source, toolscache.ToListerWatcherWithContext(source)}, example, resync, indexers)
+	return toolscache.NewSharedIndexInformer(kube.ListFirst(source), example, resync, indexers)
 }
-
-// listed is a source of objects that offers no streamed list. Its methods with a context are those of withContext.
-type listed struct {
-	toolscache.ListerWatcher
-	withContext toolscache.ListerWatcherWithContext
-}
-
-func (l listed) ListWithContext(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-	return l.withContext.ListWithContext(ctx, options)
-}
-
-func (l listed) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-	return l.withContext.WatchWithContext(ctx, options)
-}
-
-// IsWatchListSemanticsUnSupported is how client-go asks.
-func (listed) IsWatchListSemanticsUnSupported() bool { return true }

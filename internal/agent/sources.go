@@ -24,7 +24,6 @@ import (
 	"github.com/cleat-dev/cleat/internal/source/git"
 	"github.com/cleat-dev/cleat/internal/source/helm"
 	"github.com/cleat-dev/cleat/internal/source/oci"
-	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
 
 // sourceKinds are the kinds that the agent fetches.
@@ -130,7 +129,7 @@ func (s *sources) git(ctx context.Context) error {
 	}
 	including := handler.EnqueueRequestsFromMapFunc(git.Including(s.edge.Reader))
 	do := s.controller(api.GitRepositoryKind).
-		Watches(api.Undecoded(api.GitRepositoryKind), including, builder.WithPredicates(appsync.ArtifactChanged()))
+		Watches(api.Undecoded(api.GitRepositoryKind), including, builder.WithPredicates(reconcile.ArtifactChanged()))
 	return do.Complete(git.NewRepositories(git.Options{
 		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
 	}))

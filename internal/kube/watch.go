@@ -124,13 +124,6 @@ func newPause() wait.Backoff {
 	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 7, Cap: time.Minute}
 }
 
-// listed lists before it watches. To stream the list through the watch would take less memory at the server, but ends with
-// a bookmark that comes up to a second later, and that is what the health of new workloads would wait for.
-type listed struct{ *cache.ListWatch }
-
-// IsWatchListSemanticsUnSupported is how client-go asks.
-func (listed) IsWatchListSemanticsUnSupported() bool { return true }
-
 // follow lists and watches until ctx ends or the kind is not there. It says whether the kind was served at all.
 func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error) {
 	mapping, err := o.kinds.mapping(ctx, w.GroupVersionKind)
@@ -140,7 +133,7 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 	resource := o.resource(mapping, w.target)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	source := listed{&cache.ListWatch{
+	source := ListFirst(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			ctx, cancel := context.WithTimeout(ctx, listTimeout)
 			defer cancel()
@@ -159,7 +152,7 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 			w.narrow(&opts)
 			return resource.Watch(ctx, opts)
 		},
-	}}
+	})
 	reflector := cache.NewReflectorWithOptions(source, nil, &store{observer: o, watch: w}, cache.ReflectorOptions{
 		Name:            "observer",
 		TypeDescription: w.GroupVersionKind.String(),

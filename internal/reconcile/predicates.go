@@ -3,6 +3,7 @@ package reconcile
 import (
 	"strings"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -32,4 +33,25 @@ func missing(a, b map[string]string) bool {
 		}
 	}
 	return false
+}
+
+// ArtifactChanged lets through a source that is new or offers another artifact. What was made of one that is deleted stays
+// as it is.
+func ArtifactChanged() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool { return offer(e.ObjectOld) != offer(e.ObjectNew) },
+		DeleteFunc: func(event.DeleteEvent) bool { return false },
+	}
+}
+
+// offer identifies what a source offers. The digest counts beside the revision: a changed spec.ignore gives other content at
+// the same commit.
+func offer(source client.Object) string {
+	u, ok := source.(*unstructured.Unstructured)
+	if !ok {
+		return ""
+	}
+	revision, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "revision")
+	digest, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "digest")
+	return revision + " " + digest
 }

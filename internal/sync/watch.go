@@ -15,9 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	runtimereconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -46,7 +44,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 		if !slices.Contains(kinds, kind) {
 			continue
 		}
-		controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(ArtifactChanged()))
+		controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(reconcile.ArtifactChanged()))
 	}
 	return controller.
 		Watches(kustomizations, handler.EnqueueRequestsFromMapFunc(r.dependantsOf)).
@@ -136,24 +134,6 @@ func (r *Reconciler) dependantsOf(_ context.Context, on client.Object) []ctrl.Re
 		requests = append(requests, ctrl.Request{NamespacedName: key})
 	}
 	return requests
-}
-
-// ArtifactChanged lets through a source that is new or offers another artifact. The digest counts beside the revision:
-// a changed spec.ignore gives other content at the same commit.
-func ArtifactChanged() predicate.Predicate {
-	artifact := func(o client.Object) string {
-		u, ok := o.(*unstructured.Unstructured)
-		if !ok {
-			return ""
-		}
-		revision, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "revision")
-		digest, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "digest")
-		return revision + " " + digest
-	}
-	return predicate.Funcs{
-		UpdateFunc: func(e event.UpdateEvent) bool { return artifact(e.ObjectOld) != artifact(e.ObjectNew) },
-		DeleteFunc: func(event.DeleteEvent) bool { return false }, // what was applied from it stays as it is
-	}
 }
 
 // sourceKeys indexes a Kustomization by its source, read without decoding so that a bad field elsewhere does not hide it.

@@ -10,6 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
 // SourceIndex is the name of the index of HelmCharts by their source.
@@ -49,15 +51,6 @@ func ChartsOf(reader client.Reader, log *slog.Logger) func(context.Context, clie
 // SourceChanged lets through a source that is new or offers another artifact, and a repository in a registry whose spec has
 // changed: it has no artifact, and says how charts are reached.
 func SourceChanged() predicate.Predicate {
-	offer := func(o client.Object) string {
-		u, ok := o.(*unstructured.Unstructured)
-		if !ok {
-			return ""
-		}
-		revision, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "revision")
-		digest, _, _ := unstructured.NestedString(u.Object, "status", "artifact", "digest")
-		return revision + " " + digest
-	}
 	static := func(o client.Object) bool {
 		u, ok := o.(*unstructured.Unstructured)
 		if !ok {
@@ -66,11 +59,12 @@ func SourceChanged() predicate.Predicate {
 		kind, _, _ := unstructured.NestedString(u.Object, "spec", "type")
 		return u.GetKind() == sourcev1.HelmRepositoryKind && kind == sourcev1.HelmRepositoryTypeOCI
 	}
-	return predicate.Funcs{
+	return predicate.Or(reconcile.ArtifactChanged(), predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool {
-			return offer(e.ObjectOld) != offer(e.ObjectNew) ||
-				static(e.ObjectNew) && e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()
+			return static(e.ObjectNew) && e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()
 		},
-		DeleteFunc: func(event.DeleteEvent) bool { return false }, // what was made from it stays as it is
-	}
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	})
 }
