@@ -32,6 +32,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"rewind":   positive(cmdRewind),
 	"timer":    positive(cmdTimer),
 	"await":    positive(cmdAwait),
+	"requests": positive(cmdRequests),
 	"writes":   positive(cmdWrites),
 }
 
@@ -354,7 +355,7 @@ func cmdWrites(ts *testscript.TestScript, args []string) {
 	case len(args) == 2 && args[0] == "until":
 		last, err := regexp.Compile(args[1])
 		ts.Check(err)
-		lines, err := s.writesUntil(last)
+		lines, err := s.requestsUntil(last, testenv.Request.Writes)
 		ts.Check(err)
 		printLines(ts, lines)
 	default:
@@ -362,26 +363,40 @@ func cmdWrites(ts *testscript.TestScript, args []string) {
 	}
 }
 
-func (s *script) writesUntil(last *regexp.Regexp) ([]string, error) {
+// requests until REGEXP: as `writes until`, with what the agent only read, and with dry runs, which begin with "try".
+func cmdRequests(ts *testscript.TestScript, args []string) {
+	if len(args) != 2 || args[0] != "until" {
+		ts.Fatalf("usage: requests until REGEXP")
+	}
+	last, err := regexp.Compile(args[1])
+	ts.Check(err)
+	lines, err := of(ts).requestsUntil(last, func(testenv.Request) bool { return true })
+	ts.Check(err)
+	printLines(ts, lines)
+}
+
+func (s *script) requestsUntil(last *regexp.Regexp, which func(testenv.Request) bool) ([]string, error) {
 	ctx, cancel := bounded()
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		writes, err := s.audit.AgentWrites(s.mark, s.namespace)
+		requests, err := s.audit.AgentRequests(s.mark, s.namespace)
 		if err != nil {
 			return nil, err
 		}
 		var lines []string
-		for _, w := range writes {
-			lines = append(lines, w.String())
+		for _, r := range requests {
+			if which(r) {
+				lines = append(lines, r.String())
+			}
 		}
 		if slices.ContainsFunc(lines, last.MatchString) {
 			return lines, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for a write that matches %q: %w; there are %v", last, ctx.Err(), lines)
+			return nil, fmt.Errorf("waiting for a request that matches %q: %w; there are %v", last, ctx.Err(), lines)
 		case <-tick.C:
 		}
 	}

@@ -11,17 +11,32 @@ import (
 	"strings"
 )
 
-// Write is one request that changed something on the API server, or tried to.
-type Write struct {
+// Request is one request of an agent.
+type Request struct {
 	Verb      string
+	DryRun    bool
 	Resource  string // "deployments.apps", "kustomizations.kustomize.toolkit.fluxcd.io/status"
 	Namespace string
 	Name      string
 	Code      int // of the answer
 }
 
-func (w Write) String() string {
-	return fmt.Sprintf("%s %s %s/%s %d", w.Verb, w.Resource, w.Namespace, w.Name, w.Code)
+func (r Request) String() string {
+	verb := r.Verb
+	if r.DryRun {
+		verb = "try " + verb
+	}
+	return fmt.Sprintf("%s %s %s/%s %d", verb, r.Resource, r.Namespace, r.Name, r.Code)
+}
+
+// Writes says that the request changed something, or tried to. A dry run changes nothing.
+func (r Request) Writes() bool {
+	switch r.Verb {
+	case "create", "update", "patch", "delete", "deletecollection":
+		return !r.DryRun
+	default:
+		return false
+	}
 }
 
 // AuditMark is a place in the audit log.
@@ -50,11 +65,11 @@ func (a Audit) Mark() (AuditMark, error) {
 	return AuditMark(info.Size()), nil
 }
 
-// AgentWrites returns what agents wrote since mark about a namespace and the objects in it, in the order of the answers.
-// Dry runs change nothing and are left out, and so are Events and Leases, which are written beside the work.
+// AgentRequests returns what agents asked since mark about a namespace and the objects in it, in the order of the answers.
+// Watches are left out, and so are Events and Leases, which are written beside the work.
 //
 // The server logs a request when it has answered it, which is a moment after a watch has told of its effect.
-func (a Audit) AgentWrites(since AuditMark, namespace string) ([]Write, error) {
+func (a Audit) AgentRequests(since AuditMark, namespace string) ([]Request, error) {
 	f, err := os.Open(a.path)
 	if err != nil {
 		return nil, err
@@ -63,21 +78,21 @@ func (a Audit) AgentWrites(since AuditMark, namespace string) ([]Write, error) {
 	if _, err := f.Seek(int64(since), io.SeekStart); err != nil {
 		return nil, err
 	}
-	var writes []Write
+	var requests []Request
 	for lines := bufio.NewReader(f); ; {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			return writes, nil
+			return requests, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		w, ok, err := parseWrite(bytes.TrimSpace(line))
+		r, ok, err := parseRequest(bytes.TrimSpace(line))
 		if err != nil {
 			return nil, err
 		}
-		if ok && (w.Namespace == namespace || w.Name == namespace) {
-			writes = append(writes, w)
+		if ok && (r.Namespace == namespace || r.Name == namespace) {
+			requests = append(requests, r)
 		}
 	}
 }
@@ -85,7 +100,7 @@ func (a Audit) AgentWrites(since AuditMark, namespace string) ([]Write, error) {
 // agentPrefix begins the agent's user agent.
 const agentPrefix = "cleat/"
 
-func parseWrite(line []byte) (w Write, ok bool, err error) {
+func parseRequest(line []byte) (r Request, ok bool, err error) {
 	var event struct {
 		Verb           string
 		RequestURI     string
@@ -94,20 +109,15 @@ func parseWrite(line []byte) (w Write, ok bool, err error) {
 		ResponseStatus struct{ Code int }
 	}
 	if err := json.Unmarshal(line, &event); err != nil {
-		return Write{}, false, fmt.Errorf("reading the audit log: %w", err)
+		return Request{}, false, fmt.Errorf("reading the audit log: %w", err)
 	}
-	switch event.Verb {
-	case "create", "update", "patch", "delete", "deletecollection":
-	default:
-		return Write{}, false, nil
-	}
-	if !strings.HasPrefix(event.UserAgent, agentPrefix) || strings.Contains(event.RequestURI, "dryRun=") {
-		return Write{}, false, nil
+	if event.Verb == "watch" || !strings.HasPrefix(event.UserAgent, agentPrefix) {
+		return Request{}, false, nil
 	}
 	ref := event.ObjectRef
 	switch ref.Resource {
 	case "events", "leases", "subjectaccessreviews", "selfsubjectaccessreviews":
-		return Write{}, false, nil
+		return Request{}, false, nil
 	}
 	resource := ref.Resource
 	if ref.APIGroup != "" {
@@ -116,8 +126,8 @@ func parseWrite(line []byte) (w Write, ok bool, err error) {
 	if ref.Subresource != "" {
 		resource += "/" + ref.Subresource
 	}
-	return Write{
-		Verb: event.Verb, Resource: resource, Namespace: ref.Namespace, Name: ref.Name,
+	return Request{
+		Verb: event.Verb, DryRun: strings.Contains(event.RequestURI, "dryRun="), Resource: resource, Namespace: ref.Namespace, Name: ref.Name,
 		Code: event.ResponseStatus.Code,
 	}, true, nil
 }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 )
@@ -312,6 +313,9 @@ type Snapshot struct {
 	root  *os.Root
 	files map[string]File
 	bytes int64 // of all files
+
+	listing sync.Once
+	dirs    map[string][]string // by List
 }
 
 // Dir returns the directory of the files. Nobody may write to it: it is shared by all readers of the digest.
@@ -328,6 +332,34 @@ func (s *Snapshot) File(path string) (f File, ok bool) {
 
 // Files returns the manifest: slash-separated path → content. It must not be modified.
 func (s *Snapshot) Files() map[string]File { return s.files }
+
+// List returns the names in the directory of a slash-separated path, "." for the top, in the order of their bytes; ok is
+// false when there is no file anywhere below that path. The list must not be modified.
+func (s *Snapshot) List(path string) (names []string, ok bool) {
+	s.listing.Do(func() { s.dirs = directories(s.files) })
+	names, ok = s.dirs[path]
+	return names, ok
+}
+
+// directories returns, for each directory on the way to a file, what is in it.
+func directories(files map[string]File) map[string][]string {
+	dirs := map[string][]string{}
+	for file := range files {
+		for name := file; name != "."; {
+			dir := path.Dir(name)
+			_, known := dirs[dir]
+			dirs[dir] = append(dirs[dir], path.Base(name))
+			if known {
+				break // and so are the directories above it
+			}
+			name = dir
+		}
+	}
+	for _, names := range dirs {
+		slices.Sort(names)
+	}
+	return dirs
+}
 
 func syncDir(name string) error {
 	d, err := os.Open(name)

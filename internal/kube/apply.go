@@ -215,12 +215,28 @@ func (r *run) isAsLeft(u *unstructured.Unstructured) bool {
 	r.mu.Lock()
 	was, ok := r.applied[r.owner][ref.Key()]
 	r.mu.Unlock()
-	if !ok || was.desired != r.desired[ref.Key()] {
-		return false
-	}
-	is, state := r.observer.Get(ref)
+	return ok && was.desired == r.desired[ref.Key()] && r.isAs(was, ref)
+}
+
+// isAs says whether an object is observed as it was left.
+func (a *Applier) isAs(was applied, ref object.Ref) bool {
+	is, state := a.observer.Get(ref)
 	return state.Found && state.Synced && is.UID == was.uid && is.Owned == was.owned && !is.Unclean &&
 		is.Health.Status != health.Terminating
+}
+
+// AsLeft says whether each of refs was applied for owner and is observed as it was left then: if what is desired has not
+// changed since, an Apply would make no request. Anything not known for sure is a no.
+func (a *Applier) AsLeft(owner types.NamespacedName, refs []object.Ref) bool {
+	for _, ref := range refs {
+		a.mu.Lock()
+		was, ok := a.applied[owner][ref.Key()]
+		a.mu.Unlock()
+		if !ok || !a.isAs(was, ref) {
+			return false
+		}
+	}
+	return true
 }
 
 // remember notes how an object was left, so that the next run can spare the look.

@@ -68,9 +68,10 @@ type kinds interface {
 
 // needs is what one owner has declared.
 type needs struct {
-	tracked []object.Ref
-	pinned  []object.Ref
-	targets map[target]struct{}
+	tracked  []object.Ref
+	pinned   []object.Ref
+	referred []object.Ref
+	targets  map[target]struct{}
 }
 
 func newObserver(client dynamic.Interface, kinds kinds, log *slog.Logger) *Observer {
@@ -156,10 +157,17 @@ func (o *Observer) Pin(owner types.NamespacedName, refs []object.Ref) {
 	o.declare(owner, func(n *needs) *[]object.Ref { return &n.pinned }, refs)
 }
 
+// Refer declares the objects whose versions an owner wants to know: what it has read of the cluster to make what it applies.
+// Each is watched by its name; the owner is not woken by them. It does not block.
+func (o *Observer) Refer(owner types.NamespacedName, refs []object.Ref) {
+	o.declare(owner, func(n *needs) *[]object.Ref { return &n.referred }, refs)
+}
+
 // Forget ends what an owner has declared.
 func (o *Observer) Forget(owner types.NamespacedName) {
 	o.Watch(owner, nil)
 	o.Pin(owner, nil)
+	o.Refer(owner, nil)
 }
 
 func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]object.Ref, refs []object.Ref) {
@@ -201,8 +209,10 @@ func (n *needs) wanted() map[target]struct{} {
 	for _, r := range n.tracked {
 		targets[kindTarget(r)] = struct{}{}
 	}
-	for _, r := range n.pinned {
-		targets[pinTarget(r)] = struct{}{}
+	for _, refs := range [][]object.Ref{n.pinned, n.referred} {
+		for _, r := range refs {
+			targets[pinTarget(r)] = struct{}{}
+		}
 	}
 	return targets
 }

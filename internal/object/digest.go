@@ -22,6 +22,9 @@ func DigestOf(u *unstructured.Unstructured) Digest {
 	return sha256.Sum256(appendValue(nil, u.Object))
 }
 
+// DigestOfText returns the digest of a text.
+func DigestOfText(text string) Digest { return sha256.Sum256([]byte(text)) }
+
 // OwnedDigest returns the digest of the fields of a live object that manager owns by server-side apply, names and values.
 // It is what tells drift from the noise of status updates: fields of others do not count, a field that somebody took
 // over or removed does. It returns false when the manager owns nothing.

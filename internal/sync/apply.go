@@ -14,6 +14,9 @@ import (
 
 // apply brings the objects that are not as desired to be so.
 func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
+	if a.asLeft {
+		return nil // the build step has found that all are
+	}
 	changes, err := r.Applier.Apply(ctx, a.key, a.build.Objects, kube.ApplyOptions{
 		Force: a.ks.Spec.Force, WaitTimeout: settleTimeout(ctx),
 	})
@@ -30,6 +33,8 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 		a.forgetRefused(err)
 		return api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err))
 	}
+	r.builds.keep(a.key, a.build)
+	r.Cluster.Observer.Refer(a.key, a.build.references())
 	return nil
 }
 

@@ -19,7 +19,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -28,9 +31,16 @@ import (
 
 // Build is what a Kustomization makes of a snapshot: the objects that should be on the cluster.
 type Build struct {
+	// Objects are nil in a build that was remembered: only what they are is.
 	Objects []*unstructured.Unstructured
+	Refs    []object.Ref
+	// Expiring are the Jobs that delete themselves when they are done: one that has gone has completed.
+	Expiring map[object.Key]bool
 	// Digest identifies the built manifests, as in status.history.
 	Digest string
+
+	// from is what the build was made from, so that it can be told whether the next would be the same. Nil: it cannot.
+	from *origin
 }
 
 // renderer turns a directory of a snapshot into objects. It writes nothing to disk: what Flux writes into its private copy
@@ -42,19 +52,22 @@ type renderer struct {
 	remoteBases bool
 	// strict fails the build on a variable that is neither set nor has a default.
 	strict bool
+
+	shared accumulations
 }
 
-// build builds the directory path, relative to root, for ks. root is the snapshot's directory; nothing outside it is read.
-func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, root, path string) (*Build, error) {
+// build builds the directory path of files, relative to their top, for ks. Nothing outside of files is read.
+func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, files files, path string) (*Build, error) {
 	settings, err := encode(ks)
 	if err != nil {
 		return nil, err
 	}
-	resources, err := r.kustomize(settings, root, filepath.Join(root, path))
+	resources, seen, err := r.kustomize(ctx, settings, files, filepath.Join(files.Dir(), path))
 	if err != nil {
-		return nil, relative(err, root)
+		return nil, relative(err, files.Dir())
 	}
-	if err := r.substitute(ctx, ks, settings, resources); err != nil {
+	references := &references{Client: r.variables, seen: map[object.Ref]version{}}
+	if err := r.substitute(ctx, references, ks, settings, resources); err != nil {
 		return nil, err
 	}
 	manifests, err := resources.AsYaml()
@@ -69,12 +82,41 @@ func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, roo
 		return nil, err
 	}
 	sum := sha256.Sum256(manifests)
-	return &Build{Objects: objects, Digest: "sha256:" + hex.EncodeToString(sum[:])}, nil
+	build := &Build{Objects: objects, Expiring: expiring(objects), Digest: "sha256:" + hex.EncodeToString(sum[:])}
+	for _, u := range objects {
+		build.Refs = append(build.Refs, object.RefOf(u))
+	}
+	if seen != nil {
+		build.from = &origin{asked: digestOfSpec(ks), reads: seen, references: references.seen}
+	}
+	return build, nil
 }
 
-// buildObjects renders what should be on the cluster. The kustomize library knows no deadline, so it is not waited for
-// longer than this run may last; the snapshot is held until it has ended.
+// buildObjects finds what should be on the cluster. If all that the last build looked at is the same, and every object is
+// as it was left then, nothing is rendered and nothing will be applied; somebody who asks for a run by hand gets one in full.
 func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
+	if !a.requested() {
+		if known := r.builds.same(a.ks, a.snapshot, r.Cluster.Observer); known != nil && r.Applier.AsLeft(a.key, known.Refs) {
+			a.release()
+			a.take(known)
+			a.asLeft = true
+			return nil
+		}
+	}
+	r.builds.drop(a.key) // until what is built now has been applied
+	build, err := r.render(ctx, a)
+	if err != nil {
+		return api.AsFault(err, meta.BuildFailedReason, api.RetryInterval)
+	}
+	a.take(build)
+	return nil
+}
+
+func (a *attempt) take(build *Build) { a.build, a.digest, a.desired = build, build.Digest, build.Refs }
+
+// render runs the renderer. The kustomize library knows no deadline, so it is not waited for longer than this run may last;
+// the snapshot is held until it has ended.
+func (r *Reconciler) render(ctx context.Context, a *attempt) (*Build, error) {
 	type result struct {
 		build *Build
 		err   error
@@ -83,69 +125,127 @@ func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 	ks := a.ks.DeepCopy()
 	go func() {
 		defer a.release()
-		build, err := r.renderer.build(ctx, ks, a.snapshot.Dir(), a.path)
+		build, err := r.renderer.build(ctx, ks, a.snapshot, a.path)
 		done <- result{build, err}
 	}()
-	var built result
 	select {
 	case <-ctx.Done():
-		return api.Faultf(meta.BuildFailedReason, api.RetryInterval, "the build did not end within %s", a.ks.GetTimeout())
-	case built = <-done:
+		return nil, fmt.Errorf("the build did not end within %s", a.ks.GetTimeout())
+	case built := <-done:
+		return built.build, built.err
 	}
-	if built.err != nil {
-		return api.AsFault(built.err, meta.BuildFailedReason, api.RetryInterval)
-	}
-	a.build, a.digest = built.build, built.build.Digest
-	for _, u := range a.build.Objects {
-		a.desired = append(a.desired, object.RefOf(u))
-	}
-	return nil
 }
 
-// kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file.
-func (r *renderer) kustomize(settings unstructured.Unstructured, root, dir string) (resmap.ResMap, error) {
-	manifest, file, _, err := kustomize.NewGenerator(root, settings).GenerateManifest(dir)
+// kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file. It
+// also returns what was looked at, unless that cannot be told.
+func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstructured, files files, dir string) (resmap.ResMap, *reads, error) {
+	done, err := openAPI.share(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if !r.remoteBases {
-		if err := refuseRemote(manifest); err != nil {
-			return nil, err
+	resources, seen, own, err := r.accumulate(settings, files, dir, false)
+	done()
+	if !own {
+		return resources, seen, err
+	}
+	if done, err = openAPI.replace(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	resources, seen, _, err = r.accumulate(settings, files, dir, true)
+	return resources, seen, err
+}
+
+// accumulate is one run of the library. Without leave to replace the OpenAPI schema, own says that it has ended because
+// the build has one of its own.
+func (r *renderer) accumulate(settings unstructured.Unstructured, files files, dir string, replace bool) (resources resmap.ResMap, seen *reads, own bool, err error) {
+	// The library panics on data that it did not expect.
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("the kustomize library gave up on this input: %v", cause)
+		}
+	}()
+	seen = newReads()
+	var disk filesys.FileSystem = snapshotFS{files, seen}
+	if r.remoteBases {
+		// What comes from elsewhere is cloned into a temporary directory, and may be something else the next time.
+		if disk, err = securefs.MakeFsOnDiskSecureBuild(files.Dir()); err != nil {
+			return nil, nil, false, err
 		}
 	}
-	disk, err := r.disk(root)
+	if err := noteGenerator(disk, dir, settings); err != nil {
+		return nil, nil, false, err
+	}
+	manifest, file, _, err := kustomize.NewGenerator(files.Dir(), settings).GenerateManifest(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, false, err
+	}
+	key := object.DigestOfText(dir[len(files.Dir()):] + "\n" + string(manifest))
+	if !r.remoteBases && !replace {
+		if known, reads := r.shared.find(key, files); known != nil {
+			seen.add(reads)
+			return known, seen, false, nil
+		}
 	}
 	overlay := securefs.MakeFsInMemory(disk)
 	if err := overlay.WriteFile(file, manifest); err != nil {
-		return nil, err
+		return nil, nil, false, err
 	}
-	return kustomize.Build(overlay, dir)
+	guarded := &guard{FileSystem: overlay, remote: r.remoteBases, replace: replace}
+	options := &krusty.Options{LoadRestrictions: types.LoadRestrictionsNone, PluginConfig: types.DisabledPluginConfig()}
+	resources, err = krusty.MakeKustomizer(options).Run(guarded, dir)
+	switch {
+	case guarded.own && !replace:
+		return nil, nil, true, nil
+	case err != nil:
+		return nil, nil, false, err
+	case r.remoteBases:
+		return resources, nil, false, nil
+	case !replace:
+		r.shared.keep(key, resources, seen)
+	}
+	return resources, seen, false, nil
 }
 
-// disk returns the file system that a build may read.
-func (r *renderer) disk(root string) (filesys.FileSystem, error) {
-	if r.remoteBases {
-		return securefs.MakeFsOnDiskSecureBuild(root)
+// noteGenerator looks at what the library's generator looks at, which reads the disk by itself: the kustomization file of
+// dir or, where there is none, the directories in which it searches for manifests.
+func noteGenerator(disk filesys.FileSystem, dir string, settings unstructured.Unstructured) error {
+	components, _, _ := unstructured.NestedStringSlice(settings.Object, "spec", "components")
+	for _, component := range components {
+		disk.Exists(filepath.Join(dir, component)) // a missing one may be ignored
 	}
-	disk, err := securefs.MakeFsOnDiskSecure(root)
-	if err != nil {
-		return nil, err
+	if name := kustomizationIn(disk, dir); name != "" {
+		_, err := disk.ReadFile(name)
+		return err
 	}
-	return localOnly{disk}, nil
+	return disk.Walk(dir, func(name string, info fs.FileInfo, err error) error {
+		if err == nil && info.IsDir() && name != dir && kustomizationIn(disk, name) != "" {
+			return filepath.SkipDir
+		}
+		return err
+	})
+}
+
+// kustomizationIn returns the path of the kustomization file in dir, or "".
+func kustomizationIn(disk filesys.FileSystem, dir string) string {
+	for _, name := range konfig.RecognizedKustomizationFileNames() {
+		if name = filepath.Join(dir, name); disk.Exists(name) && !disk.IsDir(name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // substitute replaces ${variables} in every resource that does not opt out. CustomResourceDefinitions are exempt: their
 // descriptions are full of ${…} that mean nothing to us (faults.md F46).
-func (r *renderer) substitute(ctx context.Context, ks *kustomizev1.Kustomization, settings unstructured.Unstructured, resources resmap.ResMap) error {
+func (r *renderer) substitute(ctx context.Context, from client.Client, ks *kustomizev1.Kustomization, settings unstructured.Unstructured, resources resmap.ResMap) error {
 	if ks.Spec.PostBuild == nil {
 		return nil
 	}
 	// Read once for the whole build; the spec's own variables win over those that are referred to.
 	secrets := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret"}}
 	ctx = kustomize.ContextWithSecretVarsCollector(ctx, func(values map[string]string) { remember(secrets, values) })
-	variables, err := kustomize.LoadVariables(ctx, r.variables, settings)
+	variables, err := kustomize.LoadVariables(ctx, from, settings)
 	if err != nil {
 		return fmt.Errorf("post build failed: %w", err)
 	}
@@ -160,7 +260,7 @@ func (r *renderer) substitute(ctx context.Context, ks *kustomizev1.Kustomization
 		if resource.GetKind() == "CustomResourceDefinition" {
 			continue
 		}
-		_, err := kustomize.SubstituteVariables(ctx, r.variables, settings, resource,
+		_, err := kustomize.SubstituteVariables(ctx, from, settings, resource,
 			kustomize.SubstituteWithDryRun(true), // the variables are in settings already
 			kustomize.SubstituteWithStrict(r.strict),
 			kustomize.SubstituteWithAlways(always))

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -13,20 +14,48 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
-// tree writes a txtar archive below a new directory and returns that.
-func tree(t *testing.T, archive string) string {
+// newStore opens a store in a new directory.
+func newStore(t *testing.T) *artifact.Store {
 	t.Helper()
-	dir, err := filepath.EvalSymlinks(t.TempDir())
+	dir, err := filepath.EvalSymlinks(t.TempDir()) // the generator of the kustomize library resolves links
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := txtar.Write(txtar.Parse([]byte(archive)), dir); err != nil {
+	store, err := artifact.Open(artifact.Options{Dir: dir})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	return store
+}
+
+// commit makes a snapshot of the files of a txtar archive.
+func commit(t *testing.T, store *artifact.Store, archive string) *artifact.Snapshot {
+	t.Helper()
+	w, err := store.NewWriter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	for _, file := range txtar.Parse([]byte(archive)).Files {
+		if err := w.AddFile(file.Name, false, bytes.NewReader(file.Data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshot, err := w.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snapshot
+}
+
+// tree makes a snapshot of a txtar archive in a store of its own.
+func tree(t *testing.T, archive string) *artifact.Snapshot {
+	t.Helper()
+	return commit(t, newStore(t), archive)
 }
 
 // kustomization decodes a Kustomization named demo/shop with the given spec.
@@ -40,13 +69,17 @@ func kustomization(t *testing.T, spec string) *kustomizev1.Kustomization {
 	return ks
 }
 
-func build(t *testing.T, ks *kustomizev1.Kustomization, root string) (*Build, error) {
+func build(t *testing.T, ks *kustomizev1.Kustomization, snapshot *artifact.Snapshot) (*Build, error) {
 	t.Helper()
-	path, err := checkPath(os.DirFS(root), ks.Spec.Path)
+	return buildWith(&renderer{strict: true}, ks, snapshot)
+}
+
+func buildWith(r *renderer, ks *kustomizev1.Kustomization, snapshot *artifact.Snapshot) (*Build, error) {
+	path, err := checkPath(snapshot.FS(), ks.Spec.Path)
 	if err != nil {
 		return nil, err
 	}
-	return (&renderer{strict: true}).build(context.Background(), ks, root, path)
+	return r.build(context.Background(), ks, snapshot, path)
 }
 
 func names(b *Build) []string {
@@ -195,14 +228,18 @@ func TestA16_BuildStaysInside(t *testing.T) {
 		"any user, by slash": "resources: ['foo@127.0.0.1/org/repo']",
 		"host and path":      "resources: ['127.0.0.1:org/repo']",
 		"git scheme":         "resources: ['git::127.0.0.1/org/repo']",
+		"field in capitals":  "resources: [capitals]",
+		"field in old type":  "resources: [longs]",
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := tree(t, "-- app/kustomization.yaml --\n"+file+"\n-- app/cm.yaml --\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"+
 				"-- app/deeper/kustomization.yaml --\nresources: ['http://127.0.0.1:1/x.yaml']\n"+
+				"-- app/capitals/kustomization.yaml --\nRESOURCES: ['http://127.0.0.1:1/x.yaml']\n"+
+				"-- app/longs/kustomization.yaml --\nre\u017fources: ['http://127.0.0.1:1/x.yaml']\n"+
 				"-- app/transformer.yaml --\napiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: x}\npath: http://127.0.0.1:1/p.yaml\n"+
 				"-- app/generator.yaml --\napiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: x}\nfiles: ['a=http://127.0.0.1:1/f']\n"+
 				"-- app/gen.yaml --\napiVersion: x/v1\nkind: Gen\nmetadata: {name: g, annotations: {config.kubernetes.io/function: \"exec: {path: /bin/true}\"}}\n")
-			if err := os.Symlink(secret, filepath.Join(root, "app", "link.yaml")); err != nil {
+			if err := os.Symlink(secret, filepath.Join(root.Dir(), "app", "link.yaml")); err != nil {
 				t.Fatal(err)
 			}
 			b, err := build(t, kustomization(t, `{path: app}`), root)

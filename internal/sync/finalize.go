@@ -90,6 +90,7 @@ func keepReason(ks *kustomizev1.Kustomization) string {
 // gone drops what is kept in memory for a Kustomization that no longer exists.
 func (r *Reconciler) gone(key types.NamespacedName) {
 	r.waits.drop(key)
+	r.builds.drop(key)
 	r.changes.forget(key)
 	r.dependants.Leave(key)
 	r.missing.Leave(key)

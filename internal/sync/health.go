@@ -47,7 +47,7 @@ func (r *Reconciler) newWait(a *attempt) *wait {
 	now := time.Now()
 	return &wait{
 		asked: a.asked, artifact: *a.artifact,
-		targets: r.targets(a), expiring: expiring(a.build), leaving: a.leaving,
+		targets: r.targets(a), expiring: a.build.Expiring, leaving: a.leaving,
 		inventory: a.inventory, digest: a.digest, changed: a.changed,
 		began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
 	}
@@ -96,9 +96,9 @@ func (r *Reconciler) targets(a *attempt) []object.Ref {
 }
 
 // expiring returns the Jobs that delete themselves when they are done: one that has gone has completed.
-func expiring(build *Build) map[object.Key]bool {
+func expiring(objects []*unstructured.Unstructured) map[object.Key]bool {
 	jobs := map[object.Key]bool{}
-	for _, u := range build.Objects {
+	for _, u := range objects {
 		if _, set, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished"); set && u.GetKind() == "Job" {
 			jobs[object.RefOf(u).Key()] = true
 		}

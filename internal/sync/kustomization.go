@@ -54,7 +54,8 @@ type Reconciler struct {
 	// Lost is told of a source whose snapshot is not in the storage, so that it is fetched again.
 	Lost func(schema.GroupVersionKind, types.NamespacedName)
 
-	renderer   renderer
+	renderer   *renderer
+	builds     *builds
 	waits      *waits
 	changes    *counters                                 // of variables
 	dependants *reconcile.Waitlist[types.NamespacedName] // on the Kustomization depended on
@@ -63,7 +64,8 @@ type Reconciler struct {
 
 // New completes a Reconciler whose exported fields are set. variables reads the ConfigMaps and Secrets that builds refer to.
 func New(r Reconciler, variables client.Client) *Reconciler {
-	r.renderer = renderer{variables: variables, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
+	r.renderer = &renderer{variables: variables, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
+	r.builds = newBuilds()
 	r.waits = newWaits()
 	r.changes = &counters{by: map[types.NamespacedName]uint64{}}
 	r.dependants = reconcile.NewWaitlist[types.NamespacedName]()
@@ -89,6 +91,7 @@ type attempt struct {
 	path      string             // fetch: relative to the snapshot
 	attempted bool               // fetch: the revision counts as attempted
 	build     *Build             // build
+	asLeft    bool               // build: the same as before, and so is all that was applied
 	digest    string             // build, or the wait
 	desired   []object.Ref       // build
 	tracked   []object.Ref       // plan: the inventory as it was
@@ -99,6 +102,11 @@ type attempt struct {
 	skipped   []object.Ref       // apply: left alone because an annotation says so
 	leaving   []object.Ref       // prune: deleted, and not gone yet
 	checked   bool               // health: there was something to wait for
+}
+
+// requested says that somebody has asked for this run by hand.
+func (a *attempt) requested() bool {
+	return a.run.RequestedAt != a.ks.Status.LastHandledReconcileAt && a.run.RequestedAt != ""
 }
 
 // Kind describes Kustomizations to the shared controller.

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -14,20 +15,47 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// localOnly is a file system that refuses to hand out a file by which a build would fetch something from a URL. The
-// kustomize library would do so in the middle of a build, without a deadline, from wherever the repository says, with this
-// agent's place in the network (faults.md A16, A18). Flux allows that by default; we do not: --no-remote-bases=false does.
-type localOnly struct{ filesys.FileSystem }
+// guard stands between the kustomize library and the files of a build, and looks at what goes through.
+type guard struct {
+	filesys.FileSystem
+	// remote lets a file name others by URL. The library would fetch them in the middle of a build, without a deadline,
+	// from wherever the repository says, with this agent's place in the network (faults.md A16, A18). Flux allows that by
+	// default; we do not: --no-remote-bases=false does.
+	remote bool
+	// replace lets a kustomization file bring an OpenAPI schema, which the library then uses for all builds of the process.
+	replace bool
+	// own: there was one that does.
+	own bool
+}
 
-func (fs localOnly) ReadFile(path string) ([]byte, error) {
-	data, err := fs.FileSystem.ReadFile(path)
+// errOwnSchema ends a build that must be run alone.
+var errOwnSchema = errors.New("this build has an openapi field of its own")
+
+func (g *guard) ReadFile(path string) ([]byte, error) {
+	data, err := g.FileSystem.ReadFile(path)
 	if err != nil {
 		return data, err
 	}
-	if slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(path)) {
-		return data, refuseRemote(data)
+	if !slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(path)) {
+		if g.remote {
+			return data, nil
+		}
+		return data, refuseRemotePlugin(data)
 	}
-	return data, refuseRemotePlugin(data)
+	var file map[string]any
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		return data, nil //nolint:nilerr // the library says what is wrong with the file
+	}
+	if hasField(file, "openapi") {
+		g.own = true
+		if !g.replace {
+			return nil, errOwnSchema
+		}
+	}
+	if g.remote {
+		return data, nil
+	}
+	return data, refuseRemoteIn("", file)
 }
 
 // refuseRemotePlugin returns an error when a file configures one of kustomize's own generators or transformers, which are
@@ -59,15 +87,7 @@ var pathFields = []string{
 	"patchesStrategicMerge", "path", "files", "env", "envs",
 }
 
-// refuseRemote returns an error when a kustomization file refers to something outside the repository.
-func refuseRemote(data []byte) error {
-	var file map[string]any
-	if err := yaml.Unmarshal(data, &file); err != nil {
-		return nil //nolint:nilerr // the library says what is wrong with the file
-	}
-	return refuseRemoteIn("", file)
-}
-
+// refuseRemoteIn returns an error when a value of a kustomization file refers to something outside the repository.
 func refuseRemoteIn(field string, value any) error {
 	switch value := value.(type) {
 	case map[string]any:
@@ -83,15 +103,32 @@ func refuseRemoteIn(field string, value any) error {
 			}
 		}
 	case string:
-		if slices.Contains(pathFields, field) && strings.Contains(value, "\n") {
+		if !isPathField(field) {
+			return nil
+		}
+		if strings.Contains(value, "\n") {
 			return refuseRemotePlugin([]byte(value)) // an inline generator or transformer
 		}
-		if slices.Contains(pathFields, field) && isRemote(value) {
+		if isRemote(value) {
 			return fmt.Errorf("%s names the remote file %s: commit it to the repository, or start the agent with --no-remote-bases=false",
 				field, redactURL(value))
 		}
 	}
 	return nil
+}
+
+// isPathField and hasField know a field by its name in any case, as the library does, which decodes by encoding/json.
+func isPathField(field string) bool {
+	return slices.ContainsFunc(pathFields, func(name string) bool { return strings.EqualFold(name, field) })
+}
+
+func hasField(file map[string]any, field string) bool {
+	for name := range file {
+		if strings.EqualFold(name, field) {
+			return true
+		}
+	}
+	return false
 }
 
 // isRemote says that the kustomize library would take the entry for a URL or a Git repository. It knows more forms than
