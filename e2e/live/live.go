@@ -186,18 +186,57 @@ func (c *Cluster) Until(ctx context.Context, ref Ref, holds func(*unstructured.U
 	}
 }
 
-// follow lists and then watches one object until seen returns true or the watch ends.
+// UntilAll waits until n objects of a kind in a namespace satisfy holds at the same time.
+func (c *Cluster) UntilAll(ctx context.Context, kind, namespace string, n int, holds func(*unstructured.Unstructured) bool) error {
+	api, err := c.resource(Ref{Kind: kind, Namespace: namespace})
+	if err != nil {
+		return err
+	}
+	for {
+		so := map[string]bool{}
+		none := func() bool { return false }
+		done, err := followAll(ctx, api, metav1.ListOptions{}, none, func(name string, obj *unstructured.Unstructured) bool {
+			delete(so, name)
+			if obj != nil && holds(obj) {
+				so[name] = true
+			}
+			return len(so) >= n
+		})
+		switch {
+		case done:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("waiting for %d %s in %s: %w; it holds for %d", n, kind, namespace, ctx.Err(), len(so))
+		case err != nil:
+			return fmt.Errorf("waiting for %d %s in %s: %w", n, kind, namespace, err)
+		}
+	}
+}
+
+// follow lists and then watches one object until seen returns true or the watch ends. Seen gets nil while there is none.
 func follow(ctx context.Context, api dynamic.ResourceInterface, name string, seen func(*unstructured.Unstructured) bool) (bool, error) {
 	options := metav1.ListOptions{FieldSelector: "metadata.name=" + name}
+	there := false
+	listed := func() bool { return !there && seen(nil) }
+	return followAll(ctx, api, options, listed, func(_ string, obj *unstructured.Unstructured) bool {
+		there = true
+		return seen(obj)
+	})
+}
+
+// followAll lists and then watches objects until seen returns true or the watch ends. Seen gets nil for an object that has
+// gone; listed is asked when those that were there have been seen.
+func followAll(ctx context.Context, api dynamic.ResourceInterface, options metav1.ListOptions, listed func() bool, seen func(string, *unstructured.Unstructured) bool) (bool, error) {
 	list, err := api.List(ctx, options)
 	if err != nil {
 		return false, err
 	}
-	var obj *unstructured.Unstructured
-	if len(list.Items) > 0 {
-		obj = &list.Items[0]
+	for i := range list.Items {
+		if seen(list.Items[i].GetName(), &list.Items[i]) {
+			return true, nil
+		}
 	}
-	if seen(obj) {
+	if listed() {
 		return true, nil
 	}
 	options.ResourceVersion = list.GetResourceVersion()
@@ -207,18 +246,19 @@ func follow(ctx context.Context, api dynamic.ResourceInterface, name string, see
 	}
 	defer watcher.Stop()
 	for event := range watcher.ResultChan() {
+		obj, _ := event.Object.(*unstructured.Unstructured)
 		switch event.Type {
 		case watch.Added, watch.Modified:
-			obj, _ = event.Object.(*unstructured.Unstructured)
+			if seen(obj.GetName(), obj) {
+				return true, nil
+			}
 		case watch.Deleted:
-			obj = nil
+			if seen(obj.GetName(), nil) {
+				return true, nil
+			}
 		case watch.Bookmark:
-			continue
 		case watch.Error:
 			return false, nil // Most often "too old resource version": list again.
-		}
-		if seen(obj) {
-			return true, nil
 		}
 	}
 	return false, nil

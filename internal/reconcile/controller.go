@@ -115,7 +115,9 @@ func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	case c.kind.Suspended(obj):
 		return ctrl.Result{}, nil // a suspended object is left exactly as it is
 	}
-	return c.attempt(ctx, req, obj), nil
+	result := c.attempt(ctx, req, obj)
+	result.Priority = new(int) // the next look is not urgent because this one was
+	return result, nil
 }
 
 // attempt runs the steps for obj and reports what came of it.

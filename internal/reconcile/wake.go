@@ -7,7 +7,23 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 )
+
+// Urgent is the priority of an object for which something is known to have changed, before those that only look whether
+// anything has. It is given up with the run: what is looked at again later is looked at in its turn.
+const Urgent = 1
+
+// Enqueue puts objects on a queue with a priority.
+func Enqueue(queue workqueue.TypedRateLimitingInterface[ctrl.Request], priority int, requests ...ctrl.Request) {
+	if ordered, ok := queue.(priorityqueue.PriorityQueue[ctrl.Request]); ok {
+		ordered.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, requests...)
+		return
+	}
+	for _, request := range requests {
+		queue.Add(request)
+	}
+}
 
 // Waker puts objects on a controller's queue when something in this process has changed for them. It is a level, not an
 // edge: waking an object that is already queued does nothing, waking one that is being worked on runs it once more.
@@ -29,6 +45,6 @@ func (w *Waker) Wake(key types.NamespacedName) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.queue != nil {
-		w.queue.Add(ctrl.Request{NamespacedName: key})
+		Enqueue(w.queue, Urgent, ctrl.Request{NamespacedName: key})
 	}
 }

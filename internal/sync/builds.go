@@ -58,6 +58,21 @@ func (b *builds) drop(key types.NamespacedName) {
 	delete(b.by, key)
 }
 
+// known says whether a build is remembered.
+func (b *builds) known(key types.NamespacedName) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.by[key] != nil
+}
+
+// unaffected says whether all that the remembered build has read of its source is the same in files.
+func (b *builds) unaffected(key types.NamespacedName, files files) bool {
+	b.mu.Lock()
+	known := b.by[key]
+	b.mu.Unlock()
+	return known != nil && known.from.reads.sameIn(files)
+}
+
 // observer knows the state of what builds refer to.
 type observer interface {
 	Get(object.Ref) (kube.Observation, kube.State)

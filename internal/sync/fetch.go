@@ -10,6 +10,7 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
@@ -43,7 +44,11 @@ func (r *Reconciler) currentArtifact(ctx context.Context, ks *kustomizev1.Kustom
 	if err := r.read(ctx, sourceOf(ks), undecoded); err != nil {
 		return nil, err
 	}
-	// Only the artifact is of interest, so that a bad field elsewhere does not hide what the source still offers.
+	return artifactOf(undecoded)
+}
+
+// artifactOf returns what a source offers. Nothing else of it is decoded, so that a bad field elsewhere hides nothing.
+func artifactOf(undecoded *unstructured.Unstructured) (*meta.Artifact, error) {
 	var source struct {
 		Status struct {
 			Artifact *meta.Artifact `json:"artifact"`

@@ -11,10 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	runtimereconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -44,7 +46,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 		if !slices.Contains(kinds, kind) {
 			continue
 		}
-		controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf), builder.WithPredicates(reconcile.ArtifactChanged()))
+		controller = controller.Watches(api.Undecoded(kind), r.wakeReaders(), builder.WithPredicates(reconcile.ArtifactChanged()))
 	}
 	return controller.
 		Watches(kustomizations, handler.EnqueueRequestsFromMapFunc(r.dependantsOf)).
@@ -68,10 +70,49 @@ func (r *Reconciler) SnapshotAdded(digest string) {
 	}
 }
 
-// readersOf returns the Kustomizations that read a source.
-func (r *Reconciler) readersOf(ctx context.Context, source client.Object) []ctrl.Request {
-	key := referenceKey(source.GetObjectKind().GroupVersionKind().Kind, source.GetNamespace(), source.GetName())
-	return r.find(ctx, sourceIndex, key)
+// wakeReaders wakes the Kustomizations that read a source that offers something else. Those whose last build has read what
+// is other now come first: who waits for a change should not wait for a hundred others to report the revision.
+func (r *Reconciler) wakeReaders() handler.EventHandler {
+	wake := func(ctx context.Context, source client.Object, queue workqueue.TypedRateLimitingInterface[ctrl.Request]) {
+		key := referenceKey(source.GetObjectKind().GroupVersionKind().Kind, source.GetNamespace(), source.GetName())
+		changed, same := r.sortReaders(r.find(ctx, sourceIndex, key), source)
+		reconcile.Enqueue(queue, reconcile.Urgent, changed...)
+		reconcile.Enqueue(queue, 0, same...)
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, queue workqueue.TypedRateLimitingInterface[ctrl.Request]) {
+			wake(ctx, e.Object, queue)
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, queue workqueue.TypedRateLimitingInterface[ctrl.Request]) {
+			wake(ctx, e.ObjectNew, queue)
+		},
+	}
+}
+
+// sortReaders tells readers for which the artifact of a source holds something new from those for which it does not. Where
+// that is not known, it is new.
+func (r *Reconciler) sortReaders(readers []ctrl.Request, source client.Object) (changed, same []ctrl.Request) {
+	if !slices.ContainsFunc(readers, func(reader ctrl.Request) bool { return r.builds.known(reader.NamespacedName) }) {
+		return readers, nil
+	}
+	u, _ := source.(*unstructured.Unstructured)
+	artifact, err := artifactOf(u)
+	if err != nil || artifact == nil {
+		return readers, nil // each finds out what is wrong
+	}
+	snapshot, release, err := r.Snapshots.Acquire(artifact.Digest)
+	if err != nil {
+		return readers, nil // and so here
+	}
+	defer release()
+	for _, reader := range readers {
+		if r.builds.unaffected(reader.NamespacedName, snapshot) {
+			same = append(same, reader)
+			continue
+		}
+		changed = append(changed, reader)
+	}
+	return changed, same
 }
 
 // referrersOf returns the Kustomizations whose variables come from an object of that kind. Only objects that carry the
