@@ -1,2 +1,3 @@
-// Package health turns an object into its health. It is pure: the same object has the same health.
+// Package health turns an object into its health: by kstatus, or as a Judge by the expressions of spec.healthCheckExprs. It is
+// pure: the same object has the same health.
 package health
