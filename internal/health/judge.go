@@ -76,6 +76,14 @@ func NewJudge(checks []kustomize.CustomHealthCheck) (*Judge, error) {
 	return j, nil
 }
 
+// Same says whether two Judges come to the same about every object, because they have the same expressions.
+func (j *Judge) Same(other *Judge) bool {
+	if j == nil || other == nil {
+		return j == other
+	}
+	return j.Digest == other.Digest
+}
+
 // Judges says whether there are expressions for a kind.
 func (j *Judge) Judges(gk schema.GroupKind) bool {
 	if j == nil {

@@ -36,10 +36,10 @@ type Observation struct {
 // maxMessage bounds the health message of an Observation, in bytes. Controllers quote whole error pages in conditions.
 const maxMessage = 256
 
-// observe reduces an object to its Observation. It keeps no reference into the object.
-func observe(u *unstructured.Unstructured) Observation {
+// observe reduces an object to its Observation, as judge sees it. It keeps no reference into the object.
+func observe(u *unstructured.Unstructured, judge *health.Judge) Observation {
 	owned, _ := object.OwnedDigest(u, api.ApplyManager)
-	h := health.Of(u)
+	h := judge.Of(u)
 	h.Message = intern(truncate(h.Message))
 	owner := object.OwnerOf(u)
 	return Observation{

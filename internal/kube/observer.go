@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/cleat-dev/cleat/internal/health"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -71,6 +72,7 @@ type needs struct {
 	tracked  []object.Ref
 	pinned   []object.Ref
 	referred []object.Ref
+	judge    *health.Judge // nil for kstatus
 	targets  map[target]struct{}
 }
 
@@ -163,8 +165,25 @@ func (o *Observer) Refer(owner types.NamespacedName, refs []object.Ref) {
 	o.declare(owner, func(n *needs) *[]object.Ref { return &n.referred }, refs)
 }
 
+// Judge declares who judges the health of what an owner tracks and pins, as Health returns it; nil is kstatus. The kinds that
+// judge has expressions for are watched once more for it, or once for all owners whose judges are alike. It does not block.
+func (o *Observer) Judge(owner types.NamespacedName, judge *health.Judge) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := o.needs[owner]
+	if n == nil {
+		n = &needs{}
+	}
+	if judge.Same(n.judge) {
+		return // A reconcile that changed nothing declares the same again.
+	}
+	n.judge = judge
+	o.retarget(owner, n)
+}
+
 // Forget ends what an owner has declared.
 func (o *Observer) Forget(owner types.NamespacedName) {
+	o.Judge(owner, nil)
 	o.Watch(owner, nil)
 	o.Pin(owner, nil)
 	o.Refer(owner, nil)
@@ -183,12 +202,20 @@ func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]obje
 	o.index(owner, n, false)
 	*list(n) = slices.Clone(refs)
 	o.index(owner, n, true)
+	o.retarget(owner, n)
+}
 
+// retarget starts the watches that an owner needs from now on, and ends those that it needs no more.
+func (o *Observer) retarget(owner types.NamespacedName, n *needs) {
 	before := n.targets
 	n.targets = n.wanted()
 	for t := range n.targets {
 		if _, ok := before[t]; !ok {
-			o.acquire(t)
+			judge := n.judge
+			if t.judge == "" {
+				judge = nil
+			}
+			o.acquire(t, judge)
 		}
 	}
 	for t := range before {
@@ -197,9 +224,11 @@ func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]obje
 		}
 	}
 	if len(n.targets) == 0 {
-		delete(o.needs, owner)
 		delete(o.dirty, owner)
-		return
+		if n.judge == nil { // What is judged may be declared after who judges it.
+			delete(o.needs, owner)
+			return
+		}
 	}
 	o.needs[owner] = n
 }
@@ -207,12 +236,15 @@ func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]obje
 func (n *needs) wanted() map[target]struct{} {
 	targets := make(map[target]struct{})
 	for _, r := range n.tracked {
+		// As kstatus sees it too: that watch is also what an apply goes by.
 		targets[kindTarget(r)] = struct{}{}
+		targets[kindTarget(r).judged(n.judge)] = struct{}{}
 	}
-	for _, refs := range [][]object.Ref{n.pinned, n.referred} {
-		for _, r := range refs {
-			targets[pinTarget(r)] = struct{}{}
-		}
+	for _, r := range n.pinned {
+		targets[pinTarget(r).judged(n.judge)] = struct{}{}
+	}
+	for _, r := range n.referred {
+		targets[pinTarget(r)] = struct{}{}
 	}
 	return targets
 }
@@ -239,14 +271,22 @@ func (o *Observer) index(owner types.NamespacedName, n *needs, enter bool) {
 func (o *Observer) Get(ref object.Ref) (Observation, State) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.get(ref)
+	return o.get(ref, nil)
 }
 
-func (o *Observer) get(ref object.Ref) (Observation, State) {
+// Health returns the health of an object as judge sees it; nil is kstatus. An owner must have declared both.
+func (o *Observer) Health(ref object.Ref, judge *health.Judge) (health.Result, State) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	obs, state := o.get(ref, judge)
+	return obs.Health, state
+}
+
+func (o *Observer) get(ref object.Ref, judge *health.Judge) (Observation, State) {
 	var obs Observation
 	state := State{Err: ErrNotWatched}
 	// A pin sees the object whatever its labels are, so its word on absence counts most and comes last.
-	for _, t := range []target{kindTarget(ref), pinTarget(ref)} {
+	for _, t := range []target{kindTarget(ref).judged(judge), pinTarget(ref).judged(judge)} {
 		w := o.watches[t]
 		if w == nil {
 			continue
@@ -266,18 +306,40 @@ func (o *Observer) get(ref object.Ref) (Observation, State) {
 // Record takes in an object as the API server has just answered it, so that nobody judges by an older event of the
 // watch, which may come much later. An answer that the watch has already passed is dropped.
 func (o *Observer) Record(u *unstructured.Unstructured) Observation {
-	obs := observe(u)
+	obs := observe(u, nil)
+	o.recordAs(u, obs, nil)
+	for _, judge := range o.judges(u.GroupVersionKind().GroupKind()) {
+		o.recordAs(u, observe(u, judge), judge)
+	}
+	return obs
+}
+
+// recordAs takes in what judge sees in an object.
+func (o *Observer) recordAs(u *unstructured.Unstructured, obs Observation, judge *health.Judge) {
 	ref := object.RefOf(u)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if w := o.watches[kindTarget(ref)]; w != nil && obs.Owner != (types.NamespacedName{}) {
+	if w := o.watches[kindTarget(ref).judged(judge)]; w != nil && obs.Owner != (types.NamespacedName{}) {
 		// Without the label, the watch would never tell that the object has gone.
 		o.record(w, ref, obs)
 	}
-	if w := o.watches[pinTarget(ref)]; w != nil {
+	if w := o.watches[pinTarget(ref).judged(judge)]; w != nil {
 		o.record(w, ref, obs)
 	}
-	return obs
+}
+
+// judges returns, each once, who judges objects of a kind, besides kstatus.
+func (o *Observer) judges(gk schema.GroupKind) []*health.Judge {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var judges []*health.Judge
+	for _, w := range o.watches {
+		known := w.judge.Same
+		if w.judge != nil && w.GroupKind() == gk && !slices.ContainsFunc(judges, known) {
+			judges = append(judges, w.judge)
+		}
+	}
+	return judges
 }
 
 func (o *Observer) record(w *watch, ref object.Ref, obs Observation) {
@@ -298,7 +360,7 @@ func (o *Observer) await(ctx context.Context, refs []object.Ref, ok func(object.
 		moved := o.moved
 		pending := false
 		for _, r := range refs {
-			obs, state := o.get(r)
+			obs, state := o.get(r, nil)
 			done, err := ok(r, obs, state)
 			if err != nil {
 				o.mu.Unlock()
@@ -330,7 +392,7 @@ func (o *Observer) hold(refs []object.Ref) (release func()) {
 		if o.watches[t] == nil {
 			t = pinTarget(r)
 		}
-		o.acquire(t)
+		o.acquire(t, nil)
 		held = append(held, t)
 	}
 	return func() {

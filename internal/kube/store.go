@@ -24,15 +24,15 @@ var (
 
 // Transformer reduces objects that are streamed instead of listed, before the reflector gathers them.
 func (s *store) Transformer() cache.TransformFunc {
-	return func(obj any) (any, error) { return asObserved(obj) }
+	return func(obj any) (any, error) { return s.asObserved(obj) }
 }
 
-func asObserved(obj any) (*observed, error) {
+func (s *store) asObserved(obj any) (*observed, error) {
 	switch obj := obj.(type) {
 	case *observed:
 		return obj, nil
 	case *unstructured.Unstructured:
-		return newObserved(obj), nil
+		return newObserved(obj, s.watch.judge), nil
 	default:
 		return nil, fmt.Errorf("observing a %T", obj)
 	}
@@ -41,7 +41,7 @@ func asObserved(obj any) (*observed, error) {
 func (s *store) Add(obj any) error { return s.Update(obj) }
 
 func (s *store) Update(obj any) error {
-	x, err := asObserved(obj)
+	x, err := s.asObserved(obj)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (s *store) Replace(items []any, version string) error {
 	defer o.mu.Unlock()
 	listed := make(map[types.NamespacedName]bool, len(items))
 	for _, item := range items {
-		x, err := asObserved(item)
+		x, err := s.asObserved(item)
 		if err != nil {
 			return err
 		}

@@ -200,7 +200,7 @@ func TestF53_ObservationIsSmall(t *testing.T) {
 	u.Object["status"] = map[string]any{"conditions": []any{map[string]any{
 		"type": "Ready", "status": "False", "message": strings.Repeat("é", 5000),
 	}}}
-	obs := observe(u)
+	obs := observe(u, nil)
 	if n := len(obs.Health.Message); n > maxMessage+len("…") || n == 0 {
 		t.Errorf("a message of %d bytes", n)
 	}

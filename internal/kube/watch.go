@@ -22,23 +22,34 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/health"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
 // listTimeout is how long one page of a list may take. The API server's own limit is a minute.
 const listTimeout = 2 * time.Minute
 
-// target is what one watch selects: the objects of a kind that carry an owner label or, with a name, one object.
+// target is what one watch selects: the objects of a kind that carry an owner label or, with a name, one object. By judge, it
+// is watched apart: the same objects, whose health others than kstatus decide about. All who judge alike share it.
 type target struct {
 	schema.GroupVersionKind
 	namespace string
 	name      string
+	judge     string // health.Judge.Digest; empty for kstatus
 }
 
 func kindTarget(r object.Ref) target { return target{GroupVersionKind: r.GroupVersionKind()} }
 
 func pinTarget(r object.Ref) target {
 	return target{GroupVersionKind: r.GroupVersionKind(), namespace: r.Namespace, name: r.Name}
+}
+
+// judged returns the target as j sees it, or the same if j has nothing to say about the kind.
+func (t target) judged(j *health.Judge) target {
+	if j.Judges(t.GroupKind()) {
+		t.judge = j.Digest
+	}
+	return t
 }
 
 func (t target) narrow(opts *metav1.ListOptions) {
@@ -52,6 +63,7 @@ func (t target) narrow(opts *metav1.ListOptions) {
 // watch is the state of one target. The Observer's lock guards all but the channel.
 type watch struct {
 	target
+	judge  *health.Judge // nil for kstatus
 	cancel context.CancelFunc
 	// users counts the owners that need it and the waits that hold it.
 	users int
@@ -67,13 +79,14 @@ type watch struct {
 	objects map[types.NamespacedName]Observation
 }
 
-// acquire starts a watch or adds a user to it.
-func (o *Observer) acquire(t target) {
+// acquire starts a watch or adds a user to it. judge is that of the target.
+func (o *Observer) acquire(t target, judge *health.Judge) {
 	w := o.watches[t]
 	if w == nil {
 		ctx, cancel := context.WithCancel(o.ctx)
 		w = &watch{
 			target:  t,
+			judge:   judge,
 			cancel:  cancel,
 			retry:   make(chan struct{}, 1),
 			objects: make(map[types.NamespacedName]Observation),
@@ -146,7 +159,7 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 				}
 				return nil, err
 			}
-			return observeList(list), nil
+			return observeList(list, w.judge), nil
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (apiwatch.Interface, error) {
 			w.narrow(&opts)
@@ -199,8 +212,8 @@ type observed struct {
 	observation Observation
 }
 
-func newObserved(u *unstructured.Unstructured) *observed {
-	obs := observe(u)
+func newObserved(u *unstructured.Unstructured, judge *health.Judge) *observed {
+	obs := observe(u, judge)
 	return &observed{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace:       intern(u.GetNamespace()),
@@ -225,7 +238,7 @@ type observedList struct {
 	Items []observed
 }
 
-func observeList(list *unstructured.UnstructuredList) *observedList {
+func observeList(list *unstructured.UnstructuredList, judge *health.Judge) *observedList {
 	out := &observedList{
 		ListMeta: metav1.ListMeta{
 			ResourceVersion:    list.GetResourceVersion(),
@@ -235,7 +248,7 @@ func observeList(list *unstructured.UnstructuredList) *observedList {
 		Items: make([]observed, 0, len(list.Items)),
 	}
 	for i := range list.Items {
-		out.Items = append(out.Items, *newObserved(&list.Items[i]))
+		out.Items = append(out.Items, *newObserved(&list.Items[i], judge))
 		list.Items[i].Object = nil // Let it go before the next one is reduced.
 	}
 	return out
