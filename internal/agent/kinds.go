@@ -24,7 +24,7 @@ var required = []schema.GroupVersionKind{api.GitRepositoryKind, api.Kustomizatio
 // is served all the same; what is missing is said in the log.
 func servedKinds(mapper meta.RESTMapper, log *slog.Logger) ([]schema.GroupVersionKind, error) {
 	var served []schema.GroupVersionKind
-	for _, kind := range append(slices.Clone(sourceKinds), api.KustomizationKind) {
+	for _, kind := range append(slices.Clone(sourceKinds), api.KustomizationKind, api.HelmReleaseKind) {
 		_, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
 		switch {
 		case err == nil:
@@ -34,7 +34,7 @@ func servedKinds(mapper meta.RESTMapper, log *slog.Logger) ([]schema.GroupVersio
 		case slices.Contains(required, kind):
 			return nil, fmt.Errorf("the cluster does not know the kind %s: install the CRDs with `kubectl apply --server-side -k manifests/crds`", kind)
 		default:
-			log.Info("the cluster does not know this kind, its objects are not reconciled until the CRD is installed and the agent is started again",
+			log.Info("the cluster does not know this kind, its objects are not looked at until the CRD is installed and the agent is started again",
 				"missing", kind.String())
 		}
 	}

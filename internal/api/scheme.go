@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -24,6 +25,9 @@ var (
 	KustomizationKind    = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
 )
 
+// HelmReleaseKind is not reconciled yet; others may depend on objects of it.
+var HelmReleaseKind = helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)
+
 // NewScheme returns a scheme that knows Kubernetes' own kinds, CustomResourceDefinitions and the Flux kinds served here.
 func NewScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
@@ -31,6 +35,7 @@ func NewScheme() *runtime.Scheme {
 	utilruntime.Must(apiextensionsv1.AddToScheme(s))
 	utilruntime.Must(sourcev1.AddToScheme(s))
 	utilruntime.Must(kustomizev1.AddToScheme(s))
+	utilruntime.Must(helmv2.AddToScheme(s))
 	return s
 }
 
