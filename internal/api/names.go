@@ -35,6 +35,9 @@ const (
 const (
 	// AllowEmptyAnnotation on a Kustomization, set to "true", lets a build without objects prune all that it once applied.
 	AllowEmptyAnnotation = "cleat.dev/allow-empty"
+	// DependsOnAnnotation on a Kustomization names objects of any kind of ours that must be ready before it, beside those of
+	// spec.dependsOn: `HelmRelease/namespace/name, GitRepository/name`.
+	DependsOnAnnotation = "cleat.dev/depends-on"
 )
 
 // Reasons of ours, beside those of the Flux API modules.
@@ -47,6 +50,8 @@ const (
 	InvalidSpecReason = "InvalidSpec"
 	// UnsupportedReason: a field of this object asks for something this version cannot do and must not ignore.
 	UnsupportedReason = "UnsupportedField"
+	// InvalidAnnotationReason: an annotation of ours on this object cannot be understood; nothing was done.
+	InvalidAnnotationReason = "InvalidAnnotation"
 	// EmptyGitRepositoryReason: the repository has no commit to fetch.
 	EmptyGitRepositoryReason = "EmptyGitRepository"
 	// SourceIgnoreErrorReason: the ignore patterns cannot be used.
