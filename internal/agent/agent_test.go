@@ -44,6 +44,24 @@ func TestRunRefusesBadFlags(t *testing.T) {
 	}
 }
 
+func TestGates(t *testing.T) {
+	for gates, want := range map[string][2]bool{
+		"": {true, false},
+		"StrictPostBuildSubstitutions=false,AdditiveCELDependencyCheck=true":    {false, true},
+		" AdditiveCELDependencyCheck=false , StrictPostBuildSubstitutions=true": {true, false},
+	} {
+		f := Flags{FeatureGates: gates}
+		if err := f.parseGates(); err != nil || f.strictSubstitute != want[0] || f.additiveReady != want[1] {
+			t.Errorf("%q: strict %t, additive %t, %v", gates, f.strictSubstitute, f.additiveReady, err)
+		}
+	}
+	for _, gates := range []string{"AdditiveCELDependencyCheck", "AdditiveCELDependencyCheck=yes"} {
+		if err := (&Flags{FeatureGates: gates}).parseGates(); err == nil {
+			t.Errorf("%q was taken", gates)
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	var stdout bytes.Buffer
 	if code := Run(context.Background(), []string{"version"}, nil, &stdout, io.Discard); code != 0 {

@@ -61,6 +61,7 @@ type Flags struct {
 	// Set by complete.
 	watched, configs labels.Selector
 	strictSubstitute bool
+	additiveReady    bool
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -105,7 +106,7 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
 	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
-	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true)")
+	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true), AdditiveCELDependencyCheck (false)")
 }
 
 // complete checks the flags and fills in what depends on the environment.
@@ -188,8 +189,12 @@ func (f *Flags) parseGates() error {
 			f.strictSubstitute = true
 		case "StrictPostBuildSubstitutions=false":
 			f.strictSubstitute = false
+		case "AdditiveCELDependencyCheck=true":
+			f.additiveReady = true
+		case "AdditiveCELDependencyCheck=false":
+			f.additiveReady = false
 		default:
-			return fmt.Errorf("--feature-gates: %q is not known; known is StrictPostBuildSubstitutions=true|false", gate)
+			return fmt.Errorf("--feature-gates: %q is not known; known are StrictPostBuildSubstitutions and AdditiveCELDependencyCheck, =true or =false", gate)
 		}
 	}
 	return nil

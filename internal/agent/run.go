@@ -135,7 +135,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
-			Dependency: flags.RequeueDependency,
+			AdditiveReadyExpr: flags.additiveReady, Dependency: flags.RequeueDependency,
 		},
 	}, edge.Client)
 	cluster.Observer.Subscribe(r.ObservationChanged)

@@ -71,10 +71,6 @@ func (a *attempt) unlessApplied(fault error, until time.Duration) error {
 	return fault
 }
 
-func (r *Reconciler) dependencies(ctx context.Context, a *attempt) error {
-	return r.checkDependencies(ctx, a.ks, a.artifact.Revision)
-}
-
 // fetch takes hold of the snapshot. Nothing is copied: it is a directory that is shared by all who read that revision.
 func (r *Reconciler) fetch(_ context.Context, a *attempt) error {
 	r.missing.Join(a.key, a.artifact.Digest)

@@ -92,6 +92,7 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	r.waits.drop(key)
 	r.builds.drop(key)
 	r.changes.forget(key)
+	r.understood.forget(key)
 	r.dependants.Leave(key)
 	r.missing.Leave(key)
 	r.Cluster.Forget(key)

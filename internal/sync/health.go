@@ -47,10 +47,18 @@ func (r *Reconciler) newWait(a *attempt) *wait {
 	now := time.Now()
 	return &wait{
 		asked: a.asked, artifact: *a.artifact,
-		targets: r.targets(a), expiring: a.build.Expiring, leaving: a.leaving,
+		targets: r.targets(a), by: a.judge(), expiring: a.build.Expiring, leaving: a.leaving,
 		inventory: a.inventory, digest: a.digest, changed: a.changed,
 		began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
 	}
+}
+
+// judge returns who judges the health of the objects; nil is kstatus, which is also for those whose health nobody asks for.
+func (a *attempt) judge() *health.Judge {
+	if !a.ks.Spec.Wait && len(a.ks.Spec.HealthChecks) == 0 {
+		return nil
+	}
+	return a.exprs.judge
 }
 
 // rest ends the wait, and keeps it only to be woken when what was deleted has gone, so that the inventory can name it no more.
@@ -107,11 +115,11 @@ func expiring(objects []*unstructured.Unstructured) map[object.Key]bool {
 }
 
 // look returns an object's health as last observed.
-func (r *Reconciler) look(ref object.Ref) health.Result {
-	observation, state := r.Cluster.Observer.Get(ref)
+func (r *Reconciler) look(ref object.Ref, by *health.Judge) health.Result {
+	is, state := r.Cluster.Observer.Health(ref, by)
 	switch {
 	case state.Found:
-		return observation.Health
+		return is
 	case state.Gone():
 		return health.Result{Status: health.NotFound}
 	case state.Err != nil:

@@ -18,6 +18,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
+	"github.com/cleat-dev/cleat/internal/reconcile/depend"
 )
 
 // Options are the flags that concern Kustomizations.
@@ -30,6 +31,8 @@ type Options struct {
 	RemoteBases bool
 	// StrictSubstitution fails a build on a variable that has neither a value nor a default.
 	StrictSubstitution bool
+	// AdditiveReadyExpr has a dependency with a readyExpr checked by the built-in rule as well.
+	AdditiveReadyExpr bool
 	// Dependency is how often one that waits for another object looks again unasked.
 	Dependency time.Duration
 }
@@ -57,9 +60,11 @@ type Reconciler struct {
 	renderer   *renderer
 	builds     *builds
 	waits      *waits
-	changes    *counters                                 // of variables
-	dependants *reconcile.Waitlist[types.NamespacedName] // on the Kustomization depended on
-	missing    *reconcile.Waitlist[string]               // on the digest of a snapshot that is not there
+	changes    *counters // of variables
+	understood *understood
+	kinds      []schema.GroupVersionKind       // that the cluster knows; set by Setup
+	dependants *reconcile.Waitlist[depend.Ref] // on what is depended on
+	missing    *reconcile.Waitlist[string]     // on the digest of a snapshot that is not there
 }
 
 // New completes a Reconciler whose exported fields are set. variables reads the ConfigMaps and Secrets that builds refer to.
@@ -68,7 +73,8 @@ func New(r Reconciler, variables client.Client) *Reconciler {
 	r.builds = newBuilds()
 	r.waits = newWaits()
 	r.changes = &counters{by: map[types.NamespacedName]uint64{}}
-	r.dependants = reconcile.NewWaitlist[types.NamespacedName]()
+	r.understood = newUnderstood()
+	r.dependants = reconcile.NewWaitlist[depend.Ref]()
 	r.missing = reconcile.NewWaitlist[string]()
 	return &r
 }
@@ -85,6 +91,8 @@ type attempt struct {
 	// Begin: the wait that is taken up, or nil to start from the source.
 	wait *wait
 
+	exprs     *exprs             // validate
+	annotated []depend.Ref       // validate: depended on by annotation
 	artifact  *meta.Artifact     // source
 	snapshot  *artifact.Snapshot // fetch
 	release   func()             // fetch; called by build
@@ -181,9 +189,31 @@ func (r *Reconciler) validate(_ context.Context, a *attempt) error {
 	if err := checkSupported(a.ks); err != nil {
 		return err
 	}
+	var err error
+	if a.exprs, err = r.understood.of(a.ks); err != nil {
+		return err
+	}
+	if err := r.checkAnnotation(a); err != nil {
+		return err
+	}
 	if source := sourceOf(a.ks); r.Options.NoCrossNamespaceRefs && source.Namespace != a.key.Namespace {
 		return api.Faultf(acl.AccessDeniedReason, api.RetryNever,
 			"can't access '%s/%s', cross-namespace references have been blocked", a.ks.Spec.SourceRef.Kind, source)
+	}
+	return nil
+}
+
+// checkAnnotation reads what the Kustomization depends on by annotation.
+func (r *Reconciler) checkAnnotation(a *attempt) error {
+	var err error
+	if a.annotated, err = depend.Parse(a.ks.Annotations[api.DependsOnAnnotation], a.key.Namespace); err != nil {
+		return api.Faultf(api.InvalidAnnotationReason, api.RetryNever, "the annotation %s cannot be understood: %w", api.DependsOnAnnotation, err)
+	}
+	for _, on := range a.annotated {
+		if r.Options.NoCrossNamespaceRefs && on.Namespace != a.key.Namespace {
+			return api.Faultf(acl.AccessDeniedReason, api.RetryNever,
+				"can't depend on '%s' by the annotation %s, cross-namespace references have been blocked", on, api.DependsOnAnnotation)
+		}
 	}
 	return nil
 }

@@ -38,18 +38,11 @@ func checkSupported(ks *kustomizev1.Kustomization) error {
 		"spec.decryption":         ks.Spec.Decryption != nil,
 		"spec.kubeConfig":         ks.Spec.KubeConfig != nil,
 		"spec.serviceAccountName": ks.Spec.ServiceAccountName != "",
-		"spec.healthCheckExprs":   len(ks.Spec.HealthCheckExprs) > 0,
 		"spec.ignore":             len(ks.Spec.Ignore) > 0,
 		"spec.sourceRef.kind: " + ks.Spec.SourceRef.Kind: !isSource(ks.Spec.SourceRef.Kind),
 	} {
 		if set {
 			fields = append(fields, field)
-		}
-	}
-	for _, dependency := range ks.Spec.DependsOn {
-		if dependency.ReadyExpr != "" {
-			fields = append(fields, "spec.dependsOn[].readyExpr")
-			break
 		}
 	}
 	if len(fields) == 0 {

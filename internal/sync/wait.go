@@ -22,6 +22,7 @@ type wait struct {
 	artifact meta.Artifact
 
 	targets  []object.Ref
+	by       *health.Judge       // who judges the targets; nil is kstatus
 	expiring map[object.Key]bool // targets that delete themselves when they are done
 	leaving  []object.Ref        // deleted, and still there
 	deletion bool                // the Kustomization is being deleted and waits for leaving alone
@@ -55,22 +56,22 @@ func (w *wait) matches(now asked, artifact *meta.Artifact) bool {
 // judge looks at everything that is waited for.
 func (w *wait) judge(look look) verdict {
 	v := judgeHealth(w.targets, func(ref object.Ref) health.Result {
-		is := look(ref)
+		is := look(ref, w.by)
 		if is.Status == health.NotFound && w.expiring[ref.Key()] {
 			return health.Result{Status: health.Current}
 		}
 		return is
 	})
 	for _, ref := range w.leaving {
-		if look(ref).Status != health.NotFound {
+		if look(ref, nil).Status != health.NotFound {
 			v.left = append(v.left, ref.String())
 		}
 	}
 	return v
 }
 
-// look returns the health of an object as last observed.
-type look func(object.Ref) health.Result
+// look returns the health of an object as last observed, by a judge or, without one, by kstatus.
+type look func(object.Ref, *health.Judge) health.Result
 
 // verdict is the health of all that is waited for.
 type verdict struct {
@@ -85,7 +86,7 @@ func (v verdict) healthy() bool { return len(v.pending)+len(v.failed) == 0 }
 func (v verdict) key() string { return fmt.Sprint(len(v.pending) > 0, v.failed, v.left) }
 
 // judgeHealth looks at every target.
-func judgeHealth(targets []object.Ref, look look) verdict {
+func judgeHealth(targets []object.Ref, look func(object.Ref) health.Result) verdict {
 	var v verdict
 	for _, target := range targets {
 		is := look(target)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fluxcd/pkg/apis/kustomize"
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
@@ -58,7 +59,9 @@ func TestVerdict(t *testing.T) {
 func TestWaitNews(t *testing.T) {
 	key := types.NamespacedName{Namespace: "demo", Name: "shop"}
 	status := health.InProgress
-	look := func(object.Ref) health.Result { return health.Result{Status: status, Message: time.Now().String()} }
+	look := func(object.Ref, *health.Judge) health.Result {
+		return health.Result{Status: status, Message: time.Now().String()}
+	}
 	w := newWaits()
 	if w.news(key, look) {
 		t.Error("woken without waiting for anything")
@@ -118,7 +121,7 @@ func TestWaitMatches(t *testing.T) {
 func TestWaitLeaving(t *testing.T) {
 	key := types.NamespacedName{Namespace: "demo", Name: "shop"}
 	status := health.Terminating
-	look := func(object.Ref) health.Result { return health.Result{Status: status} }
+	look := func(object.Ref, *health.Judge) health.Result { return health.Result{Status: status} }
 	w := newWaits()
 	entry := &wait{over: true, leaving: refs("a")}
 	w.put(key, entry)
@@ -129,5 +132,36 @@ func TestWaitLeaving(t *testing.T) {
 	status = health.NotFound
 	if !w.news(key, look) {
 		t.Error("not woken when it was gone")
+	}
+}
+
+// TestF55_WaitByExpressions: who judges the targets is part of the wait, and the wait of an older spec is not taken up, however
+// its expressions stand (faults.md F55).
+func TestF55_WaitByExpressions(t *testing.T) {
+	judge, err := health.NewJudge([]kustomize.CustomHealthCheck{{APIVersion: "v1", Kind: "ConfigMap", HealthCheckExpressions: kustomize.HealthCheckExpressions{Current: "false"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := types.NamespacedName{Namespace: "demo", Name: "shop"}
+	at := meta.Artifact{Revision: "main@sha1:a", Digest: "sha256:a"}
+	was := asked{uid: "1", generation: 1}
+	asked := map[string]*health.Judge{}
+	look := func(ref object.Ref, by *health.Judge) health.Result {
+		asked[ref.Name] = by
+		return health.Result{Status: health.InProgress}
+	}
+	w := newWaits()
+	entry := &wait{asked: was, artifact: at, by: judge, targets: refs("a"), leaving: refs("b")}
+	w.put(key, entry)
+	if v := w.judge(entry, look); v.healthy() || len(v.left) != 1 {
+		t.Errorf("the verdict is %+v", v)
+	}
+	if asked["a"] != judge || asked["b"] != nil {
+		t.Error("not who is to judge was asked")
+	}
+	now := was
+	now.generation++
+	if open := w.open(key); open == nil || open.matches(now, &at) || !open.matches(was, &at) {
+		t.Error("taken up for another spec, or not for its own")
 	}
 }

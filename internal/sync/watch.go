@@ -22,6 +22,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/reconcile"
+	"github.com/cleat-dev/cleat/internal/reconcile/depend"
 )
 
 // The indexes of Kustomizations: by the source they read, and by the ConfigMaps and Secrets their variables come from.
@@ -33,6 +34,7 @@ const (
 // Setup starts the watches that wake Kustomizations: their own spec, their source's artifact, what they depend on, what
 // their variables come from, the objects they wait for, and snapshots that were missing. kinds are those that the cluster knows.
 func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema.GroupVersionKind, do runtimereconcile.Reconciler, options controller.Options) error {
+	r.kinds = kinds
 	kustomizations := api.Undecoded(api.KustomizationKind)
 	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, sourceIndex, sourceKeys); err != nil {
 		return fmt.Errorf("indexing Kustomizations by source: %w", err)
@@ -48,8 +50,12 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 		}
 		controller = controller.Watches(api.Undecoded(kind), r.wakeReaders(), builder.WithPredicates(reconcile.ArtifactChanged()))
 	}
+	for _, kind := range depend.Kinds {
+		if slices.Contains(kinds, kind) {
+			controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.dependantsOf(kind.Kind)))
+		}
+	}
 	return controller.
-		Watches(kustomizations, handler.EnqueueRequestsFromMapFunc(r.dependantsOf)).
 		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.referrersOf("ConfigMap"))).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.referrersOf("Secret"))).
 		WatchesRawSource(r.Waker).
@@ -167,14 +173,16 @@ func (r *Reconciler) find(ctx context.Context, index, key string) []ctrl.Request
 	return requests
 }
 
-// dependantsOf returns the Kustomizations that wait for one that has changed.
-func (r *Reconciler) dependantsOf(_ context.Context, on client.Object) []ctrl.Request {
-	keys := r.dependants.For(client.ObjectKeyFromObject(on))
-	requests := make([]ctrl.Request, 0, len(keys))
-	for _, key := range keys {
-		requests = append(requests, ctrl.Request{NamespacedName: key})
+// dependantsOf returns the Kustomizations that wait for an object of a kind which has changed.
+func (r *Reconciler) dependantsOf(kind string) handler.MapFunc {
+	return func(_ context.Context, on client.Object) []ctrl.Request {
+		keys := r.dependants.For(depend.Ref{Kind: kind, NamespacedName: client.ObjectKeyFromObject(on)})
+		requests := make([]ctrl.Request, 0, len(keys))
+		for _, key := range keys {
+			requests = append(requests, ctrl.Request{NamespacedName: key})
+		}
+		return requests
 	}
-	return requests
 }
 
 // sourceKeys indexes a Kustomization by its source, read without decoding so that a bad field elsewhere does not hide it.
