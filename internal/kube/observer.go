@@ -56,6 +56,9 @@ type Observer struct {
 	dirty       map[types.NamespacedName]struct{}
 	subscribers map[int]func(types.NamespacedName)
 	nextID      int
+	// divided are the kinds that may not be listed in all namespaces. They are watched in the namespaces of what is tracked;
+	// the watch on the whole goes on trying, so that a right that is granted later is made use of.
+	divided map[schema.GroupVersionKind]bool
 	// moved is closed, and replaced, at every change worth waking for.
 	moved chan struct{}
 }
@@ -89,6 +92,7 @@ func newObserver(client dynamic.Interface, kinds kinds, log *slog.Logger) *Obser
 		dirty:       make(map[types.NamespacedName]struct{}),
 		subscribers: make(map[int]func(types.NamespacedName)),
 		moved:       make(chan struct{}),
+		divided:     make(map[schema.GroupVersionKind]bool),
 	}
 	o.wg.Go(o.dispatch)
 	return o
@@ -184,8 +188,19 @@ func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]obje
 	*list(n) = slices.Clone(refs)
 	o.index(owner, n, true)
 
+	o.provide(n)
+	if len(n.targets) == 0 {
+		delete(o.needs, owner)
+		delete(o.dirty, owner)
+		return
+	}
+	o.needs[owner] = n
+}
+
+// provide starts the watches that an owner needs and has not got, and ends those that it needs no more.
+func (o *Observer) provide(n *needs) {
 	before := n.targets
-	n.targets = n.wanted()
+	n.targets = n.wanted(o.divided)
 	for t := range n.targets {
 		if _, ok := before[t]; !ok {
 			o.acquire(t)
@@ -196,18 +211,32 @@ func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]obje
 			o.release(t)
 		}
 	}
-	if len(n.targets) == 0 {
-		delete(o.needs, owner)
-		delete(o.dirty, owner)
-		return
-	}
-	o.needs[owner] = n
 }
 
-func (n *needs) wanted() map[target]struct{} {
+// divide has a kind watched namespace by namespace, or in all of them again.
+func (o *Observer) divide(gvk schema.GroupVersionKind, divided bool) {
+	if o.divided[gvk] == divided {
+		return
+	}
+	if divided {
+		o.divided[gvk] = true
+	} else {
+		delete(o.divided, gvk)
+	}
+	for _, n := range o.needs {
+		if _, ok := n.targets[whole(gvk)]; ok {
+			o.provide(n)
+		}
+	}
+}
+
+func (n *needs) wanted(divided map[schema.GroupVersionKind]bool) map[target]struct{} {
 	targets := make(map[target]struct{})
 	for _, r := range n.tracked {
 		targets[kindTarget(r)] = struct{}{}
+		if divided[r.GroupVersionKind()] && r.Namespace != "" {
+			targets[partTarget(r)] = struct{}{}
+		}
 	}
 	for _, refs := range [][]object.Ref{n.pinned, n.referred} {
 		for _, r := range refs {
@@ -246,9 +275,9 @@ func (o *Observer) get(ref object.Ref) (Observation, State) {
 	var obs Observation
 	state := State{Err: ErrNotWatched}
 	// A pin sees the object whatever its labels are, so its word on absence counts most and comes last.
-	for _, t := range []target{kindTarget(ref), pinTarget(ref)} {
+	for _, t := range targetsOf(ref) {
 		w := o.watches[t]
-		if w == nil {
+		if w == nil || o.stale(t, ref) {
 			continue
 		}
 		seen, found := w.objects[ref.NamespacedName()]
@@ -263,6 +292,11 @@ func (o *Observer) get(ref object.Ref) (Observation, State) {
 	return obs, state
 }
 
+// stale says whether a watch on all namespaces is no longer kept up, and one on the namespace of the object is.
+func (o *Observer) stale(t target, ref object.Ref) bool {
+	return t == kindTarget(ref) && o.divided[ref.GroupVersionKind()] && ref.Namespace != "" && o.watches[partTarget(ref)] != nil
+}
+
 // Record takes in an object as the API server has just answered it, so that nobody judges by an older event of the
 // watch, which may come much later. An answer that the watch has already passed is dropped.
 func (o *Observer) Record(u *unstructured.Unstructured) Observation {
@@ -270,14 +304,22 @@ func (o *Observer) Record(u *unstructured.Unstructured) Observation {
 	ref := object.RefOf(u)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if w := o.watches[kindTarget(ref)]; w != nil && obs.Owner != (types.NamespacedName{}) {
-		// Without the label, the watch would never tell that the object has gone.
-		o.record(w, ref, obs)
-	}
-	if w := o.watches[pinTarget(ref)]; w != nil {
+	for _, t := range targetsOf(ref) {
+		w := o.watches[t]
+		if w == nil || t.name == "" && obs.Owner == (types.NamespacedName{}) {
+			continue // Without the label, the watch would never tell that the object has gone.
+		}
 		o.record(w, ref, obs)
 	}
 	return obs
+}
+
+// targetsOf returns what may tell of an object, the more specific the later.
+func targetsOf(ref object.Ref) []target {
+	if ref.Namespace == "" {
+		return []target{kindTarget(ref), pinTarget(ref)}
+	}
+	return []target{kindTarget(ref), partTarget(ref), pinTarget(ref)}
 }
 
 func (o *Observer) record(w *watch, ref object.Ref, obs Observation) {
