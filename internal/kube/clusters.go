@@ -74,6 +74,9 @@ func (c *Clusters) Subscribe(changed func(owner types.NamespacedName)) {
 	}
 }
 
+// Own returns the agent's own cluster.
+func (c *Clusters) Own() *Cluster { return c.own }
+
 // Local returns the agent's own cluster, which is the owner's from now on.
 func (c *Clusters) Local(owner types.NamespacedName) *Cluster {
 	c.leave(owner)

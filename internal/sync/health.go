@@ -8,9 +8,11 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/health"
+	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
@@ -21,7 +23,7 @@ func (r *Reconciler) health(_ context.Context, a *attempt) error {
 		a.wait = r.newWait(a)
 		r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
 	}
-	v := r.waits.judge(a.wait, r.look)
+	v := r.waits.judge(a.wait, r.lookOf(a.key))
 	if len(a.wait.targets) == 0 {
 		r.rest(a, v)
 		return nil
@@ -91,7 +93,7 @@ func (r *Reconciler) targets(a *attempt) []object.Ref {
 		}
 		targets = append(targets, target)
 	}
-	r.Cluster.Observer.Pin(a.key, foreign)
+	a.cluster.Observer.Pin(a.key, foreign)
 	return targets
 }
 
@@ -106,9 +108,15 @@ func expiring(objects []*unstructured.Unstructured) map[object.Key]bool {
 	return jobs
 }
 
-// look returns an object's health as last observed.
-func (r *Reconciler) look(ref object.Ref) health.Result {
-	observation, state := r.Cluster.Observer.Get(ref)
+// lookOf returns how to look at objects on the cluster of a Kustomization.
+func (r *Reconciler) lookOf(owner types.NamespacedName) look {
+	observer := r.Clusters.Of(owner).Observer
+	return func(ref object.Ref) health.Result { return healthOf(observer, ref) }
+}
+
+// healthOf returns an object's health as last observed.
+func healthOf(observer *kube.Observer, ref object.Ref) health.Result {
+	observation, state := observer.Get(ref)
 	switch {
 	case state.Found:
 		return observation.Health
