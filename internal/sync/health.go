@@ -6,6 +6,7 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -118,6 +119,9 @@ func (r *Reconciler) lookOf(owner types.NamespacedName) look {
 func healthOf(observer *kube.Observer, ref object.Ref) health.Result {
 	observation, state := observer.Get(ref)
 	switch {
+	case state.Found && apierrors.IsForbidden(state.Err) && observation.Health.Status != health.Current:
+		// It is known from an answer to our own write, and without that right nothing more will ever be.
+		return health.Result{Status: health.Unknown, Message: state.Err.Error()}
 	case state.Found:
 		return observation.Health
 	case state.Gone():
