@@ -1,8 +1,10 @@
 package e2e_test
 
 import (
+	"encoding/base64"
 	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,6 +12,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/jsonpath"
 
 	"github.com/cleat-dev/cleat/e2e/live"
@@ -18,22 +23,23 @@ import (
 
 // commands are what a script can do beside what testscript brings. Except for kubectl and apply none can be negated.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"agent":    cmdAgent,
-	"apply":    cmdApply,
-	"artifact": positive(cmdArtifact),
-	"asked":    positive(cmdAsked),
-	"image":    positive(cmdImage),
-	"kubectl":  cmdKubectl,
-	"managed":  positive(cmdManaged),
-	"objects":  positive(cmdObjects),
-	"poke":     positive(cmdPoke),
-	"push":     positive(cmdPush),
-	"refused":  positive(cmdRefused),
-	"rewind":   positive(cmdRewind),
-	"timer":    positive(cmdTimer),
-	"await":    positive(cmdAwait),
-	"requests": positive(cmdRequests),
-	"writes":   positive(cmdWrites),
+	"agent":      cmdAgent,
+	"apply":      cmdApply,
+	"artifact":   positive(cmdArtifact),
+	"asked":      positive(cmdAsked),
+	"image":      positive(cmdImage),
+	"kubectl":    cmdKubectl,
+	"kubeconfig": positive(cmdKubeconfig),
+	"managed":    positive(cmdManaged),
+	"objects":    positive(cmdObjects),
+	"poke":       positive(cmdPoke),
+	"push":       positive(cmdPush),
+	"refused":    positive(cmdRefused),
+	"rewind":     positive(cmdRewind),
+	"timer":      positive(cmdTimer),
+	"await":      positive(cmdAwait),
+	"requests":   positive(cmdRequests),
+	"writes":     positive(cmdWrites),
 }
 
 func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestScript, bool, []string) {
@@ -45,9 +51,9 @@ func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestS
 	}
 }
 
-// agent start [binary | as USER] | stop | lose | log: starts or stops the script's agent, which runs when the script begins: in this
+// agent start [binary | as USER | with FLAG...] | stop | lose | log: starts or stops the script's agent, which runs when the script begins: in this
 // process, or bin/cleat for a script that measures, since this process may be slowed by the race detector; with all rights,
-// or with those of a user. Lose removes what it has stored, after it was stopped. Log prints its log.
+// or with those of a user; with more flags, then and later. Lose removes what it has stored, after it was stopped. Log prints its log.
 func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts)
 	if neg {
@@ -58,6 +64,10 @@ func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 3 && args[0] == "start" && args[1] == "as" {
 		ts.Check(s.agent.StartAs(ctx, args[2]))
 		return
+	}
+	if len(args) > 2 && args[0] == "start" && args[1] == "with" {
+		s.agent.With(args[2:]...)
+		args = args[:1]
 	}
 	switch strings.Join(args, " ") {
 	case "start":
@@ -71,7 +81,7 @@ func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.agent.Log())
 	default:
-		ts.Fatalf("usage: agent start [binary | as USER] | stop | lose | log")
+		ts.Fatalf("usage: agent start [binary | as USER | with FLAG...] | stop | lose | log")
 	}
 }
 
@@ -140,6 +150,36 @@ func cmdKubectl(ts *testscript.TestScript, neg bool, args []string) {
 	if (err != nil) != neg {
 		ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
 	}
+}
+
+// kubeconfig SECRET ACCOUNT [SERVER]: makes a Secret that holds a kubeconfig of this cluster with a token of a ServiceAccount, or
+// of another server. A change of it wakes who refers to it.
+func cmdKubeconfig(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) != 2 && len(args) != 3 {
+		ts.Fatalf("usage: kubeconfig SECRET ACCOUNT [SERVER]")
+	}
+	ctx, cancel := bounded()
+	defer cancel()
+	token, err := exec.CommandContext(ctx, s.kubectl, "kubectl", "--kubeconfig="+s.cluster.Kubeconfig, "--namespace="+s.namespace, "create", "token", args[1]).Output()
+	ts.Check(err)
+	config := rest.CopyConfig(s.cluster.Config)
+	ts.Check(rest.LoadTLSFiles(config))
+	server := config.Host
+	if len(args) == 3 {
+		server = args[2]
+	}
+	kubeconfig, err := clientcmd.Write(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: server, CertificateAuthorityData: config.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": {Token: strings.TrimSpace(string(token))}},
+		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
+		CurrentContext: "x",
+	})
+	ts.Check(err)
+	secret := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: %s, labels: {reconcile.fluxcd.io/watch: Enabled}}\ndata: {value: %s}\n",
+		args[0], base64.StdEncoding.EncodeToString(kubeconfig))
+	_, err = s.cluster.Apply(ctx, []byte(secret), s.namespace)
+	ts.Check(err)
 }
 
 // managed NAME KIND...: prints what the Kustomization NAME owns on the cluster of these kinds, one line an object with

@@ -529,7 +529,7 @@ metadata: {name: held, namespace: NS, finalizers: [example.com/hold]}`)
 	if e.get(t, e.configMap("plain")) != nil || e.get(t, e.configMap("moved")) == nil || e.get(t, e.configMap("keep")) == nil {
 		t.Error("the wrong objects were deleted")
 	}
-	if lingering, err := e.applier.Lingering(t.Context(), set.Refs()); err != nil || !slices.Contains(lingering, e.configMap("held")) || slices.Contains(lingering, e.configMap("plain")) {
+	if lingering, err := e.applier.Lingering(t.Context(), set.Refs()); err != nil || !slices.Contains(lingering.Refs(), e.configMap("held")) || slices.Contains(lingering.Refs(), e.configMap("plain")) || !strings.Contains(lingering.String(), "example.com/hold") {
 		t.Errorf("lingering = %v, %v", lingering, err)
 	}
 	e.patch(t, e.configMap("held"), "other", `{"metadata":{"finalizers":null}}`)

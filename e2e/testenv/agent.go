@@ -58,6 +58,9 @@ func NewAgent(t testing.TB, kubeconfig, namespace string, flags ...string) *Agen
 	return a
 }
 
+// With adds flags to those of every later start.
+func (a *Agent) With(flags ...string) { a.config.Flags = append(a.config.Flags, flags...) }
+
 // Start runs the agent in this process and returns when it is ready.
 func (a *Agent) Start(ctx context.Context) error {
 	if err := a.prepare(); err != nil {

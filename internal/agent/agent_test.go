@@ -32,6 +32,14 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{[]string{"run", "--interval-jitter-percentage", "100"}, "--interval-jitter-percentage"},
 		{[]string{"run", "--concurrent", "0"}, "--concurrent"},
 		{[]string{"run", "--feature-gates", "NoSuchGate=true"}, "NoSuchGate"},
+		{[]string{"run", "--feature-gates", "MigrateAPIVersion=maybe"}, "MigrateAPIVersion=true"},
+		{[]string{"run", "--feature-gates", "DirectSourceFetch=true"}, "DirectSourceFetch cannot be true"},
+		{[]string{"run", "--feature-gates", "CancelHealthCheckOnNewRevision=false"}, "CancelHealthCheckOnNewRevision cannot be false"},
+		{[]string{"run", "--default-service-account", "system:masters"}, "--default-service-account"},
+		{[]string{"run", "--default-kubeconfig-service-account", "a/b"}, "--default-kubeconfig-service-account"},
+		{[]string{"run", "--custom-apply-stage-kinds", "a/b/c"}, "--custom-apply-stage-kinds"},
+		{[]string{"run", "--orphan-after", "0s"}, "--orphan-after"},
+		{[]string{"run", "--token-cache-max-size", "-1"}, "--token-cache-max-size"},
 		{[]string{"run", "--kubeconfig", "/no/such/file"}, "--kubeconfig"},
 		{[]string{"run", "extra"}, "extra"},
 		{[]string{"no-such-command"}, "no-such-command"},
@@ -40,24 +48,6 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		code := Run(context.Background(), test.args, nil, io.Discard, &stderr)
 		if code != 1 || !strings.Contains(stderr.String(), test.says) {
 			t.Errorf("cleat %v: exit code %d, stderr %q does not name %q", test.args, code, stderr.String(), test.says)
-		}
-	}
-}
-
-func TestGates(t *testing.T) {
-	for gates, want := range map[string][2]bool{
-		"": {true, false},
-		"StrictPostBuildSubstitutions=false,AdditiveCELDependencyCheck=true":    {false, true},
-		" AdditiveCELDependencyCheck=false , StrictPostBuildSubstitutions=true": {true, false},
-	} {
-		f := Flags{FeatureGates: gates}
-		if err := f.parseGates(); err != nil || f.strictSubstitute != want[0] || f.additiveReady != want[1] {
-			t.Errorf("%q: strict %t, additive %t, %v", gates, f.strictSubstitute, f.additiveReady, err)
-		}
-	}
-	for _, gates := range []string{"AdditiveCELDependencyCheck", "AdditiveCELDependencyCheck=yes"} {
-		if err := (&Flags{FeatureGates: gates}).parseGates(); err == nil {
-			t.Errorf("%q was taken", gates)
 		}
 	}
 }

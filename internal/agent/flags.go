@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -56,12 +55,12 @@ type Flags struct {
 	OverrideManagers  []string
 	NoCrossNamespace  bool
 	NoRemoteBases     bool
+	Tenancy           Tenancy
 	FeatureGates      string
 
 	// Set by complete.
 	watched, configs labels.Selector
-	strictSubstitute bool
-	additiveReady    bool
+	gates            map[string]bool
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -106,7 +105,8 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
 	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
-	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true), AdditiveCELDependencyCheck (false)")
+	f.Tenancy.register(set)
+	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; "+knownGates())
 }
 
 // complete checks the flags and fills in what depends on the environment.
@@ -154,7 +154,11 @@ func (f *Flags) complete(env map[string]string) error {
 	if f.StorageAdvAddr == "" {
 		f.StorageAdvAddr = f.advertised()
 	}
-	return f.parseGates()
+	if err := f.Tenancy.complete(); err != nil {
+		return err
+	}
+	f.gates, err = parseGates(f.FeatureGates)
+	return err
 }
 
 // limits is what one source may store.
@@ -177,25 +181,4 @@ func (f *Flags) advertised() string {
 		}
 	}
 	return "source-controller." + f.Namespace + ".svc.cluster.local."
-}
-
-// parseGates reads --feature-gates. A gate of Flux's that this version does not know is an error, not a surprise later.
-func (f *Flags) parseGates() error {
-	f.strictSubstitute = true
-	for gate := range strings.SplitSeq(f.FeatureGates, ",") {
-		switch strings.TrimSpace(gate) {
-		case "":
-		case "StrictPostBuildSubstitutions=true":
-			f.strictSubstitute = true
-		case "StrictPostBuildSubstitutions=false":
-			f.strictSubstitute = false
-		case "AdditiveCELDependencyCheck=true":
-			f.additiveReady = true
-		case "AdditiveCELDependencyCheck=false":
-			f.additiveReady = false
-		default:
-			return fmt.Errorf("--feature-gates: %q is not known; known are StrictPostBuildSubstitutions and AdditiveCELDependencyCheck, =true or =false", gate)
-		}
-	}
-	return nil
 }

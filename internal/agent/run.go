@@ -49,9 +49,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cluster, err := kube.Connect(config, kube.Options{
-		Namespace: flags.Namespace, Concurrency: flags.ConcurrentSSA, OverrideManagers: flags.OverrideManagers, Log: log,
-	})
+	cluster, err := kube.Connect(config, flags.treatment(log))
 	if err != nil {
 		return err
 	}
@@ -83,7 +81,12 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err := setupSources(ctx, mgr, edge, store, kinds, refetch, flags, log); err != nil {
 		return err
 	}
-	if err := setupSync(ctx, mgr, edge, store, cluster, kinds, refetch.wake, flags, log); err != nil {
+	clusters, err := flags.clusters(cluster, edge.Client, log)
+	if err != nil {
+		return err
+	}
+	defer clusters.Close()
+	if err := setupSync(ctx, mgr, edge, store, clusters, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	return serve(ctx, flags, config, mgr, kinds, store, registry, watchdog, log)
@@ -120,25 +123,23 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, kinds []schema.Grou
 }
 
 // setupSync starts what reconciles Kustomizations. refetch wakes a source whose snapshot is not in the store.
-func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, cluster *kube.Cluster,
+func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, clusters *kube.Clusters,
 	kinds []schema.GroupVersionKind, refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
-	applier, err := cluster.Applier("")
-	if err != nil {
-		return err
-	}
 	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
 	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
 	r := appsync.New(appsync.Reconciler{
-		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Cluster: cluster, Applier: applier,
+		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Clusters: clusters,
 		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
 		Lost: refetch,
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",
-			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
-			AdditiveReadyExpr: flags.additiveReady, Dependency: flags.RequeueDependency,
+			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.gates[strictSubstitution],
+			AdditiveReadyExpr: flags.gates[additiveReadyExpr], Dependency: flags.RequeueDependency,
+			DefaultServiceAccount: flags.Tenancy.DefaultServiceAccount, OrphanAfter: flags.Tenancy.OrphanAfter,
+			CustomStageKinds: flags.Tenancy.stages, MigrateAPIVersion: flags.gates[migrateAPIVersion],
 		},
 	}, edge.Client)
-	cluster.Observer.Subscribe(r.ObservationChanged)
+	clusters.Subscribe(r.ObservationChanged)
 	store.Subscribe(r.SnapshotAdded)
 	do := reconcile.NewController(r.Kind(), edge, api.SyncStatusManager, recorder, log)
 	return r.Setup(ctx, mgr, kinds, do, controller.Options{MaxConcurrentReconciles: flags.Concurrent})

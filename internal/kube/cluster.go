@@ -1,11 +1,19 @@
 package kube
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -35,6 +43,7 @@ type Cluster struct {
 
 	mu       sync.Mutex
 	appliers map[string]*Applier
+	answered time.Time // when the API server was last seen to answer; see answers
 }
 
 // Connect prepares a Cluster; it makes no request. Close it to end its watches.
@@ -52,6 +61,7 @@ func Connect(config *rest.Config, options Options) (*Cluster, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{next} })
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("making an HTTP client: %w", err)
@@ -105,6 +115,51 @@ func (c *Cluster) Applier(user string) (*Applier, error) {
 	}
 	c.appliers[user] = a
 	return a, nil
+}
+
+// ErrIdentity means: there is nobody of that name to act as. Whoever was to be acted as, nobody else is instead.
+var ErrIdentity = errors.New("cannot act as this ServiceAccount")
+
+// As returns the Applier that acts as a ServiceAccount, after it was seen to exist: the API server lets anybody be acted as
+// who was ever named in a RoleBinding, and a ServiceAccount that was deleted has to have lost its rights (faults.md A21).
+func (c *Cluster) As(ctx context.Context, account types.NamespacedName) (*Applier, error) {
+	if reasons := validation.ValidateServiceAccountName(account.Name, false); len(reasons) > 0 {
+		return nil, fmt.Errorf("%w: %q is no name of a ServiceAccount: %s", ErrIdentity, account.Name, strings.Join(reasons, ", "))
+	}
+	self, err := c.Applier("")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	found := &metav1.PartialObjectMetadata{}
+	found.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ServiceAccount"))
+	switch err := self.client.Get(ctx, account, found); {
+	case apierrors.IsNotFound(err) && !kindGone(err):
+		return nil, fmt.Errorf("%w: ServiceAccount/%s does not exist", ErrIdentity, account)
+	case err != nil:
+		return nil, fmt.Errorf("looking for ServiceAccount/%s: %w", account, err)
+	case found.DeletionTimestamp != nil:
+		return nil, fmt.Errorf("%w: ServiceAccount/%s is being deleted", ErrIdentity, account)
+	}
+	return c.Applier("system:serviceaccount:" + account.Namespace + ":" + account.Name)
+}
+
+// ask has the API server answer anything.
+func (c *Cluster) ask(ctx context.Context) error {
+	at, _, err := rest.DefaultServerUrlFor(c.config)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.JoinPath("version").String(), nil)
+	if err != nil {
+		return err
+	}
+	res, err := c.httpClient.Do(req)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
 }
 
 // Forget drops all that is kept for an owner, who is gone: what it needs to see, and what was applied for it.

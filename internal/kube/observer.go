@@ -57,6 +57,9 @@ type Observer struct {
 	dirty       map[types.NamespacedName]struct{}
 	subscribers map[int]func(types.NamespacedName)
 	nextID      int
+	// divided are the kinds that may not be listed in all namespaces. They are watched in the namespaces of what is tracked;
+	// the watch on the whole goes on trying, so that a right that is granted later is made use of.
+	divided map[schema.GroupVersionKind]bool
 	// moved is closed, and replaced, at every change worth waking for.
 	moved chan struct{}
 }
@@ -91,6 +94,7 @@ func newObserver(client dynamic.Interface, kinds kinds, log *slog.Logger) *Obser
 		dirty:       make(map[types.NamespacedName]struct{}),
 		subscribers: make(map[int]func(types.NamespacedName)),
 		moved:       make(chan struct{}),
+		divided:     make(map[schema.GroupVersionKind]bool),
 	}
 	o.wg.Go(o.dispatch)
 	return o
@@ -205,10 +209,23 @@ func (o *Observer) declare(owner types.NamespacedName, list func(*needs) *[]obje
 	o.retarget(owner, n)
 }
 
-// retarget starts the watches that an owner needs from now on, and ends those that it needs no more.
+// retarget notes what an owner needs from now on.
 func (o *Observer) retarget(owner types.NamespacedName, n *needs) {
+	o.provide(n)
+	if len(n.targets) == 0 {
+		delete(o.dirty, owner)
+		if n.judge == nil { // What is judged may be declared after who judges it.
+			delete(o.needs, owner)
+			return
+		}
+	}
+	o.needs[owner] = n
+}
+
+// provide starts the watches that an owner needs and has not got, and ends those that it needs no more.
+func (o *Observer) provide(n *needs) {
 	before := n.targets
-	n.targets = n.wanted()
+	n.targets = n.wanted(o.divided)
 	for t := range n.targets {
 		if _, ok := before[t]; !ok {
 			judge := n.judge
@@ -223,22 +240,35 @@ func (o *Observer) retarget(owner types.NamespacedName, n *needs) {
 			o.release(t)
 		}
 	}
-	if len(n.targets) == 0 {
-		delete(o.dirty, owner)
-		if n.judge == nil { // What is judged may be declared after who judges it.
-			delete(o.needs, owner)
-			return
-		}
-	}
-	o.needs[owner] = n
 }
 
-func (n *needs) wanted() map[target]struct{} {
+// divide has a kind watched namespace by namespace, or in all of them again.
+func (o *Observer) divide(gvk schema.GroupVersionKind, divided bool) {
+	if o.divided[gvk] == divided {
+		return
+	}
+	if divided {
+		o.divided[gvk] = true
+	} else {
+		delete(o.divided, gvk)
+	}
+	for _, n := range o.needs {
+		if _, ok := n.targets[whole(gvk)]; ok {
+			o.provide(n)
+		}
+	}
+}
+
+func (n *needs) wanted(divided map[schema.GroupVersionKind]bool) map[target]struct{} {
 	targets := make(map[target]struct{})
 	for _, r := range n.tracked {
 		// As kstatus sees it too: that watch is also what an apply goes by.
 		targets[kindTarget(r)] = struct{}{}
 		targets[kindTarget(r).judged(n.judge)] = struct{}{}
+		if divided[r.GroupVersionKind()] && r.Namespace != "" {
+			targets[partTarget(r)] = struct{}{}
+			targets[partTarget(r).judged(n.judge)] = struct{}{}
+		}
 	}
 	for _, r := range n.pinned {
 		targets[pinTarget(r).judged(n.judge)] = struct{}{}
@@ -286,9 +316,9 @@ func (o *Observer) get(ref object.Ref, judge *health.Judge) (Observation, State)
 	var obs Observation
 	state := State{Err: ErrNotWatched}
 	// A pin sees the object whatever its labels are, so its word on absence counts most and comes last.
-	for _, t := range []target{kindTarget(ref).judged(judge), pinTarget(ref).judged(judge)} {
+	for _, t := range targetsOf(ref, judge) {
 		w := o.watches[t]
-		if w == nil {
+		if w == nil || o.stale(t, ref) {
 			continue
 		}
 		seen, found := w.objects[ref.NamespacedName()]
@@ -301,6 +331,13 @@ func (o *Observer) get(ref object.Ref, judge *health.Judge) (Observation, State)
 		obs, state = seen, State{Found: found, Synced: w.synced, Err: w.err}
 	}
 	return obs, state
+}
+
+// stale says whether a watch on all namespaces is no longer kept up, and one on the namespace of the object is.
+func (o *Observer) stale(t target, ref object.Ref) bool {
+	part := partTarget(ref)
+	part.judge = t.judge
+	return t.namespace == "" && t.name == "" && o.divided[ref.GroupVersionKind()] && ref.Namespace != "" && o.watches[part] != nil
 }
 
 // Record takes in an object as the API server has just answered it, so that nobody judges by an older event of the
@@ -319,11 +356,11 @@ func (o *Observer) recordAs(u *unstructured.Unstructured, obs Observation, judge
 	ref := object.RefOf(u)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if w := o.watches[kindTarget(ref).judged(judge)]; w != nil && obs.Owner != (types.NamespacedName{}) {
-		// Without the label, the watch would never tell that the object has gone.
-		o.record(w, ref, obs)
-	}
-	if w := o.watches[pinTarget(ref).judged(judge)]; w != nil {
+	for _, t := range targetsOf(ref, judge) {
+		w := o.watches[t]
+		if w == nil || t.name == "" && obs.Owner == (types.NamespacedName{}) {
+			continue // Without the label, the watch would never tell that the object has gone.
+		}
 		o.record(w, ref, obs)
 	}
 }
@@ -340,6 +377,14 @@ func (o *Observer) judges(gk schema.GroupKind) []*health.Judge {
 		}
 	}
 	return judges
+}
+
+// targetsOf returns what may tell of an object, the more specific the later.
+func targetsOf(ref object.Ref, judge *health.Judge) []target {
+	if ref.Namespace == "" {
+		return []target{kindTarget(ref).judged(judge), pinTarget(ref).judged(judge)}
+	}
+	return []target{kindTarget(ref).judged(judge), partTarget(ref).judged(judge), pinTarget(ref).judged(judge)}
 }
 
 func (o *Observer) record(w *watch, ref object.Ref, obs Observation) {

@@ -84,6 +84,24 @@ func (r PruneResult) With(outcomes ...Outcome) []object.Ref {
 	return refs
 }
 
+// Refs returns all objects.
+func (r PruneResult) Refs() []object.Ref {
+	refs := make([]object.Ref, 0, len(r))
+	for _, p := range r {
+		refs = append(refs, p.Ref)
+	}
+	return refs
+}
+
+// String says of each object why it is still there.
+func (r PruneResult) String() string {
+	text := make([]string, 0, len(r))
+	for _, p := range r {
+		text = append(text, p.Ref.String()+": "+p.Message)
+	}
+	return strings.Join(text, "; ")
+}
+
 // Remaining returns the objects that stay in the inventory, sorted.
 func (r PruneResult) Remaining() []object.Ref {
 	var refs []object.Ref
@@ -339,10 +357,10 @@ func (a *Applier) delete(ctx context.Context, live *unstructured.Unstructured) e
 		client.Preconditions{UID: &uid, ResourceVersion: &version})
 }
 
-// Lingering returns those of refs that still exist, for a deletionPolicy that waits for the end. It does not block: a
+// Lingering returns those of refs that still exist, and what holds each up, for a deletionPolicy that waits for the end. It does not block: a
 // watch that is synced is believed that an object is gone, otherwise the object is read.
-func (a *Applier) Lingering(ctx context.Context, refs []object.Ref) ([]object.Ref, error) {
-	var out []object.Ref
+func (a *Applier) Lingering(ctx context.Context, refs []object.Ref) (PruneResult, error) {
+	var out PruneResult
 	for _, ref := range refs {
 		if _, state := a.observer.Get(ref); state.Gone() {
 			continue
@@ -352,7 +370,7 @@ func (a *Applier) Lingering(ctx context.Context, refs []object.Ref) ([]object.Re
 			return nil, fmt.Errorf("%s query failed: %w", ref, err)
 		}
 		if live != nil {
-			out = append(out, ref)
+			out = append(out, Pruned{Ref: ref, Outcome: Terminating, Message: awaiting(live)})
 		}
 	}
 	return out, nil

@@ -141,5 +141,8 @@ func (o *Observer) synced(w *watch) {
 		o.log.Info("watching again", "kind", w.GroupVersionKind.String(), "namespace", w.namespace, "name", w.name)
 	}
 	w.synced, w.err = true, nil
+	if w.target == whole(w.GroupVersionKind) {
+		o.divide(w.GroupVersionKind, false)
+	}
 	o.touchUsers(w.target)
 }

@@ -291,3 +291,38 @@ func TestOutcomeTracked(t *testing.T) {
 		}
 	}
 }
+
+// Where a kind may not be listed in all namespaces it is watched in those of what is tracked, and what the watch on the whole
+// has seen before counts no more; when the right is granted, the whole is watched again.
+func TestObserverDividesWhatItMayNotList(t *testing.T) {
+	o, s := filled(t)
+	if err := s.Replace([]any{configMap(5, "u1")}, "5"); err != nil {
+		t.Fatal(err)
+	}
+	o.failed(s.watch, apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", errors.New("not in all namespaces")))
+	o.mu.Lock()
+	part := o.watches[partTarget(ref)]
+	o.mu.Unlock()
+	if part == nil {
+		t.Fatal("the namespace is not watched")
+	}
+	if _, state := o.Get(ref); state.Synced || state.Gone() {
+		t.Errorf("before the namespace was listed: %+v", state)
+	}
+	if err := (&store{observer: o, watch: part}).Replace(nil, "9"); err != nil {
+		t.Fatal(err)
+	}
+	if _, state := o.Get(ref); !state.Gone() {
+		t.Errorf("deleted, and the watch on the whole is not kept up: %+v", state)
+	}
+	if err := s.Replace([]any{configMap(10, "u2")}, "10"); err != nil {
+		t.Fatal(err)
+	}
+	if obs, state := o.Get(ref); !state.Found || obs.UID != "u2" {
+		t.Errorf("with the right: %+v, %+v", obs, state)
+	}
+	o.Forget(owner)
+	if watches, _ := o.Counts(); watches != 0 {
+		t.Errorf("%d watches are left", watches)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -29,8 +30,9 @@ import (
 // listTimeout is how long one page of a list may take. The API server's own limit is a minute.
 const listTimeout = 2 * time.Minute
 
-// target is what one watch selects: the objects of a kind that carry an owner label or, with a name, one object. By judge, it
-// is watched apart: the same objects, whose health others than kstatus decide about. All who judge alike share it.
+// target is what one watch selects: the objects of a kind that carry an owner label, of all namespaces or of one, or, with a
+// name, one object. By judge, it is watched apart: the same objects, whose health others than kstatus decide about. All who
+// judge alike share it.
 type target struct {
 	schema.GroupVersionKind
 	namespace string
@@ -38,7 +40,14 @@ type target struct {
 	judge     string // health.Judge.Digest; empty for kstatus
 }
 
-func kindTarget(r object.Ref) target { return target{GroupVersionKind: r.GroupVersionKind()} }
+func kindTarget(r object.Ref) target { return whole(r.GroupVersionKind()) }
+
+func whole(gvk schema.GroupVersionKind) target { return target{GroupVersionKind: gvk} }
+
+// partTarget is what is watched instead of kindTarget where a kind may not be listed in all namespaces.
+func partTarget(r object.Ref) target {
+	return target{GroupVersionKind: r.GroupVersionKind(), namespace: r.Namespace}
+}
 
 func pinTarget(r object.Ref) target {
 	return target{GroupVersionKind: r.GroupVersionKind(), namespace: r.Namespace, name: r.Name}
@@ -183,7 +192,7 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 
 func (o *Observer) resource(mapping *meta.RESTMapping, t target) dynamic.ResourceInterface {
 	resource := o.client.Resource(mapping.Resource)
-	if t.name != "" && mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+	if t.namespace != "" && mapping.Scope.Name() == meta.RESTScopeNameNamespace {
 		return resource.Namespace(t.namespace)
 	}
 	return resource
@@ -199,6 +208,9 @@ func (o *Observer) failed(w *watch, err error) {
 	news := w.err == nil || w.err.Error() != err.Error()
 	w.synced = false
 	w.err = err
+	if w.target == whole(w.GroupVersionKind) && apierrors.IsForbidden(err) {
+		o.divide(w.GroupVersionKind, true)
+	}
 	if news {
 		o.log.Warn("cannot watch", "kind", w.GroupVersionKind.String(), "namespace", w.namespace, "name", w.name, "error", err)
 		o.touchUsers(w.target)

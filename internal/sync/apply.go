@@ -17,8 +17,16 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 	if a.asLeft {
 		return nil // the build step has found that all are
 	}
-	changes, err := r.Applier.Apply(ctx, a.key, a.build.Objects, kube.ApplyOptions{
-		Force: a.ks.Spec.Force, WaitTimeout: settleTimeout(ctx),
+	if err := r.actStill(ctx, a); err != nil {
+		return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
+	}
+	ignore, err := ignoreRules(a.ks)
+	if err != nil {
+		return api.Faultf(api.InvalidSpecReason, api.RetryNever, "spec.ignore: %w", err) // validate has looked before
+	}
+	changes, err := a.applier.Apply(ctx, a.key, a.build.Objects, kube.ApplyOptions{
+		Force: a.ks.Spec.Force, WaitTimeout: settleTimeout(ctx), Ignore: ignore,
+		CustomStageKinds: r.Options.CustomStageKinds, MigrateAPIVersion: r.Options.MigrateAPIVersion,
 	})
 	if done := changes.Effective(); len(done) > 0 {
 		a.changed = true
@@ -34,7 +42,7 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 		return api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err))
 	}
 	r.builds.keep(a.key, a.build)
-	r.Cluster.Observer.Refer(a.key, a.build.references())
+	r.Clusters.Own().Observer.Refer(a.key, a.build.references())
 	return nil
 }
 

@@ -96,7 +96,7 @@ func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, fil
 // as it was left then, nothing is rendered and nothing will be applied; somebody who asks for a run by hand gets one in full.
 func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 	if !a.requested() {
-		if known := r.builds.same(a.ks, a.snapshot, r.Cluster.Observer); known != nil && r.Applier.AsLeft(a.key, known.Refs) {
+		if known := r.builds.same(a.ks, a.snapshot, r.Clusters.Own().Observer); known != nil && a.applier.AsLeft(a.key, known.Refs) {
 			a.release()
 			a.take(known)
 			a.asLeft = true

@@ -2,10 +2,15 @@ package sync
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -22,16 +27,46 @@ func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
 		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "reading status.inventory: %w", err)
 	}
 	if why := keepReason(a.ks); why != "" {
-		if len(tracked) > 0 {
-			r.Recorder.Record(a.ks, orphanedEvent(tracked, why, a.metadata()))
-		}
+		r.orphan(a, tracked, why)
 		return nil
 	}
+	err = r.remove(ctx, a, tracked)
+	var waiting *reconcile.Waiting
+	if err == nil || errors.As(err, &waiting) {
+		return err
+	}
+	why, err := r.letGo(ctx, a, err)
+	if err != nil {
+		return err
+	}
+	r.orphan(a, object.Subtract(tracked, a.gone), "unable to prune objects: "+why)
+	return nil
+}
+
+// orphan tells of the objects that outlive their Kustomization. In a namespace that is terminating no event can be created,
+// so that the log is told too.
+func (r *Reconciler) orphan(a *attempt, refs []object.Ref, why string) {
+	if len(refs) == 0 {
+		return
+	}
+	r.Recorder.Record(a.ks, orphanedEvent(refs, why, a.metadata()))
+	r.Log.Warn("objects stay on the cluster", "name", a.key.Name, "namespace", a.key.Namespace, "error", why, "objects", strings.Split(lines(refs, ""), "\n"))
+}
+
+// remove deletes what is tracked and waits for its end if the spec says so.
+func (r *Reconciler) remove(ctx context.Context, a *attempt, tracked []object.Ref) error {
+	if len(tracked) == 0 {
+		return nil
+	}
+	if err := r.reach(ctx, a); err != nil {
+		return err
+	}
 	if r.waits.left(a.key) == nil {
-		r.Cluster.Observer.Watch(a.key, tracked)
+		a.cluster.Observer.Watch(a.key, tracked)
 		result, err := r.pruneRefs(ctx, a, tracked)
+		a.gone = object.Subtract(tracked, result.With(kube.Failed))
 		if err != nil {
-			return api.AsFault(err, meta.PruneFailedReason, api.RetryBackoff)
+			return err
 		}
 		if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
 			return nil
@@ -39,24 +74,72 @@ func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
 		leaving := result.With(kube.Deleted, kube.Deleting, kube.Terminating)
 		r.waits.put(a.key, &wait{over: true, deletion: true, leaving: leaving}) // before looking: what vanishes from here on wakes us
 	}
-	return r.awaitTermination(ctx, a, r.waits.left(a.key))
+	leaving := r.waits.left(a.key)
+	a.gone = object.Subtract(tracked, leaving)
+	return r.awaitTermination(ctx, a, leaving)
 }
 
-// awaitTermination waits until everything deleted is gone, at most for the object's timeout; then it lets go and says so.
+// letGo decides about a deletion that could not be carried out (faults.md F08, F11):
+//
+//	who is acted as, or the way to the cluster, is not there any more → let go at once
+//	the Kustomization's own namespace is terminating                  → let go at once: its ServiceAccounts and Secrets go, too
+//	it is tried for longer than Options.OrphanAfter                   → let go
+//	otherwise                                                         → try again
+//
+// To let go is to say why; to try again is to return the fault.
+func (r *Reconciler) letGo(ctx context.Context, a *attempt, err error) (why string, _ error) {
+	if isWithdrawn(err) && a.applier == nil {
+		return err.Error(), nil
+	}
+	if time.Since(a.ks.DeletionTimestamp.Time) > r.Options.OrphanAfter {
+		return fmt.Sprintf("it was tried for %s: %s", r.Options.OrphanAfter, err), nil
+	}
+	terminating, looked := r.terminating(ctx, a.key.Namespace)
+	if looked == nil && terminating {
+		return "the namespace of the Kustomization is being deleted: " + err.Error(), nil
+	}
+	fault := api.AsFault(err, meta.PruneFailedReason, api.RetryBackoff)
+	return "", &api.Fault{Reason: fault.Reason, Retry: api.RetryBackoff, Err: fault.Err}
+}
+
+// terminating says whether a namespace is being deleted.
+func (r *Reconciler) terminating(ctx context.Context, name string) (bool, error) {
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := r.Live.Get(ctx, types.NamespacedName{Name: name}, namespace); err != nil {
+		return false, err
+	}
+	return namespace.DeletionTimestamp != nil, nil
+}
+
+// awaitTermination waits until everything deleted is gone, at most for the object's timeout; then it lets go and says so. It
+// does not wait in a namespace that is terminating, which would wait for it.
 func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, leaving []object.Ref) error {
-	lingering, err := r.Applier.Lingering(ctx, leaving)
+	lingering, err := a.applier.Lingering(ctx, leaving)
 	if err != nil {
 		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "looking for what is left: %w", err)
 	}
 	if len(lingering) == 0 {
 		return nil
 	}
+	if terminating, err := r.terminating(ctx, a.key.Namespace); err == nil && terminating {
+		return nil
+	}
+	a.held = lingering.String()
 	rest := time.Until(a.ks.DeletionTimestamp.Add(a.ks.GetTimeout()))
 	if rest <= 0 {
-		r.Recorder.Record(a.ks, lingeringEvent(lingering, a.ks.GetTimeout(), a.metadata()))
+		r.Recorder.Record(a.ks, lingeringEvent(lingering.Refs(), a.ks.GetTimeout(), a.metadata()))
 		return nil
 	}
 	return &reconcile.Waiting{After: rest}
+}
+
+// deleting is what the condition Reconciling says during a deletion: whose finalizers it waits for, if it comes to that.
+func (a *attempt) deleting() string {
+	if a.held != "" {
+		return "Waiting for what was deleted: " + a.held
+	}
+	return "Deleting what was applied"
 }
 
 // keepReason says why the objects of a Kustomization outlive it; it is empty when they do not.
@@ -66,11 +149,6 @@ func keepReason(ks *kustomizev1.Kustomization) string {
 		return "its spec holds a value that cannot be used, so that it does not say what is to become of them"
 	case ks.Spec.Suspend:
 		return "it was suspended when it was deleted"
-	case ks.Spec.KubeConfig != nil:
-		return "unable to prune objects: this version of the agent cannot reach the cluster of spec.kubeConfig"
-	case ks.Spec.ServiceAccountName != "":
-		// The agent's own rights may be more than the tenant has (faults.md A21).
-		return "unable to prune objects: this version of the agent cannot act as spec.serviceAccountName"
 	}
 	switch policy := ks.GetDeletionPolicy(); policy {
 	case kustomizev1.DeletionPolicyOrphan:
@@ -95,5 +173,5 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	r.understood.forget(key)
 	r.dependants.Leave(key)
 	r.missing.Leave(key)
-	r.Cluster.Forget(key)
+	r.Clusters.Forget(key)
 }

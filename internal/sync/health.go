@@ -6,11 +6,14 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/health"
+	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
@@ -21,7 +24,7 @@ func (r *Reconciler) health(_ context.Context, a *attempt) error {
 		a.wait = r.newWait(a)
 		r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
 	}
-	v := r.waits.judge(a.wait, r.look)
+	v := r.waits.judge(a.wait, r.lookOf(a.key))
 	if len(a.wait.targets) == 0 {
 		r.rest(a, v)
 		return nil
@@ -99,7 +102,7 @@ func (r *Reconciler) targets(a *attempt) []object.Ref {
 		}
 		targets = append(targets, target)
 	}
-	r.Cluster.Observer.Pin(a.key, foreign)
+	a.cluster.Observer.Pin(a.key, foreign)
 	return targets
 }
 
@@ -114,10 +117,19 @@ func expiring(objects []*unstructured.Unstructured) map[object.Key]bool {
 	return jobs
 }
 
-// look returns an object's health as last observed.
-func (r *Reconciler) look(ref object.Ref, by *health.Judge) health.Result {
-	is, state := r.Cluster.Observer.Health(ref, by)
+// lookOf returns how to look at objects on the cluster of a Kustomization.
+func (r *Reconciler) lookOf(owner types.NamespacedName) look {
+	observer := r.Clusters.Of(owner).Observer
+	return func(ref object.Ref, by *health.Judge) health.Result { return healthOf(observer, ref, by) }
+}
+
+// healthOf returns an object's health as last observed.
+func healthOf(observer *kube.Observer, ref object.Ref, by *health.Judge) health.Result {
+	is, state := observer.Health(ref, by)
 	switch {
+	case state.Found && apierrors.IsForbidden(state.Err) && is.Status != health.Current:
+		// It is known from an answer to our own write, and without that right nothing more will ever be.
+		return health.Result{Status: health.Unknown, Message: state.Err.Error()}
 	case state.Found:
 		return is
 	case state.Gone():

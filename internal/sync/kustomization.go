@@ -33,6 +33,14 @@ type Options struct {
 	StrictSubstitution bool
 	// AdditiveReadyExpr has a dependency with a readyExpr checked by the built-in rule as well.
 	AdditiveReadyExpr bool
+	// DefaultServiceAccount is whom a Kustomization acts as that names no ServiceAccount; empty for the agent itself.
+	DefaultServiceAccount string
+	// CustomStageKinds are applied before the bulk of the objects.
+	CustomStageKinds map[schema.GroupKind]struct{}
+	// MigrateAPIVersion rewrites managedFields to the version that is applied.
+	MigrateAPIVersion bool
+	// OrphanAfter is how long a deletion that fails is tried again before it lets go.
+	OrphanAfter time.Duration
 	// Dependency is how often one that waits for another object looks again unasked.
 	Dependency time.Duration
 }
@@ -45,9 +53,8 @@ type Reconciler struct {
 	Live client.Reader
 	// Snapshots hands out what the sources have fetched.
 	Snapshots *artifact.Store
-	// Cluster is where objects are applied and observed; Applier is how, as the agent itself.
-	Cluster  *kube.Cluster
-	Applier  *kube.Applier
+	// Clusters are where objects are applied and observed.
+	Clusters Clusters
 	Recorder *reconcile.Recorder
 	Waker    *reconcile.Waker
 	Log      *slog.Logger
@@ -103,6 +110,9 @@ type attempt struct {
 	digest    string             // build, or the wait
 	desired   []object.Ref       // build
 	tracked   []object.Ref       // plan: the inventory as it was
+	cluster   *kube.Cluster      // connect: where to act
+	applier   *kube.Applier      // connect: as whom
+	acting    time.Time          // connect: when that was found out
 	plan      Plan               // plan
 	recorded  bool               // track: inventory below is to be reported
 	inventory []object.Ref       // track, prune
@@ -110,6 +120,8 @@ type attempt struct {
 	skipped   []object.Ref       // apply: left alone because an annotation says so
 	leaving   []object.Ref       // prune: deleted, and not gone yet
 	checked   bool               // health: there was something to wait for
+	gone      []object.Ref       // finalize: deleted, or not ours to delete
+	held      string             // finalize: what holds up the deletion
 }
 
 // requested says that somebody has asked for this run by hand.
@@ -123,6 +135,7 @@ func (r *Reconciler) Kind() reconcile.Kind[*kustomizev1.Kustomization, *attempt]
 		{Name: "validate", Do: r.validate},
 		{Name: "source", Do: r.source},
 		{Name: "dependencies", Do: r.dependencies},
+		{Name: "connect", Do: r.connect},
 		{Name: "fetch", Do: r.fetch, Progress: progress("Fetching manifests")},
 		{Name: "build", Do: r.buildObjects, Progress: progress("Building manifests")},
 		{Name: "plan", Do: r.makePlan},
@@ -151,7 +164,7 @@ func (r *Reconciler) Kind() reconcile.Kind[*kustomizev1.Kustomization, *attempt]
 			}
 			return full
 		},
-		Cleanup:       []reconcile.Step[*attempt]{{Name: "finalize", Do: r.finalize}},
+		Cleanup:       []reconcile.Step[*attempt]{{Name: "finalize", Do: r.finalize, Progress: (*attempt).deleting}},
 		Report:        r.report,
 		After:         r.after,
 		EventMetadata: (*attempt).metadata,
@@ -195,6 +208,9 @@ func (r *Reconciler) validate(_ context.Context, a *attempt) error {
 	}
 	if err := r.checkAnnotation(a); err != nil {
 		return err
+	}
+	if _, err := ignoreRules(a.ks); err != nil {
+		return api.Faultf(api.InvalidSpecReason, api.RetryNever, "spec.ignore: %w", err)
 	}
 	if source := sourceOf(a.ks); r.Options.NoCrossNamespaceRefs && source.Namespace != a.key.Namespace {
 		return api.Faultf(acl.AccessDeniedReason, api.RetryNever,

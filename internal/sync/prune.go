@@ -12,6 +12,11 @@ import (
 
 // prune deletes what is gone from Git. What could not be deleted stays tracked and is tried again.
 func (r *Reconciler) prune(ctx context.Context, a *attempt) error {
+	if len(a.plan.Prune) > 0 {
+		if err := r.actStill(ctx, a); err != nil {
+			return api.AsFault(err, meta.PruneFailedReason, retryOfConnect(err))
+		}
+	}
 	result, err := r.pruneRefs(ctx, a, a.plan.Prune)
 	a.inventory = object.Union(a.desired, result.Remaining())
 	a.leaving = result.With(kube.Deleting, kube.Terminating)
@@ -26,7 +31,7 @@ func (r *Reconciler) pruneRefs(ctx context.Context, a *attempt, refs []object.Re
 	if len(refs) == 0 {
 		return nil, nil
 	}
-	result, err := r.Applier.Prune(ctx, a.key, refs)
+	result, err := a.applier.Prune(ctx, a.key, refs)
 	if deleted := result.With(kube.Deleted, kube.Deleting); len(deleted) > 0 {
 		a.changed = true
 		r.Recorder.Record(a.ks, deletedEvent(deleted, a.metadata()))

@@ -35,10 +35,7 @@ func isSource(kind string) bool {
 func checkSupported(ks *kustomizev1.Kustomization) error {
 	var fields []string
 	for field, set := range map[string]bool{
-		"spec.decryption":         ks.Spec.Decryption != nil,
-		"spec.kubeConfig":         ks.Spec.KubeConfig != nil,
-		"spec.serviceAccountName": ks.Spec.ServiceAccountName != "",
-		"spec.ignore":             len(ks.Spec.Ignore) > 0,
+		"spec.decryption": ks.Spec.Decryption != nil,
 		"spec.sourceRef.kind: " + ks.Spec.SourceRef.Kind: !isSource(ks.Spec.SourceRef.Kind),
 	} {
 		if set {

@@ -30,8 +30,8 @@ func (r *Reconciler) makePlan(_ context.Context, a *attempt) error {
 // inventory. When the set of objects is the same as before it costs nothing.
 func (r *Reconciler) track(ctx context.Context, a *attempt) error {
 	a.recorded, a.inventory = true, a.plan.Track
-	r.Cluster.Observer.Judge(a.key, a.judge())
-	r.Cluster.Observer.Watch(a.key, a.plan.Track)
+	a.cluster.Observer.Judge(a.key, a.judge())
+	a.cluster.Observer.Watch(a.key, a.plan.Track)
 	if len(a.plan.Track) > 0 {
 		if err := a.run.HoldDeletion(ctx); err != nil {
 			return untracked(err)

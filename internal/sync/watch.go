@@ -64,7 +64,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 
 // ObservationChanged is told when an object that owner has applied or pinned looks different on the cluster.
 func (r *Reconciler) ObservationChanged(owner types.NamespacedName) {
-	if r.waits.news(owner, r.look) {
+	if r.waits.news(owner, r.lookOf(owner)) {
 		r.Waker.Wake(owner)
 	}
 }
@@ -200,7 +200,7 @@ func sourceKeys(o client.Object) []string {
 	return []string{referenceKey(kind, namespace, name)}
 }
 
-// variableKeys indexes a Kustomization by what its variables come from.
+// variableKeys indexes a Kustomization by what its variables come from, and by how it reaches its cluster.
 func variableKeys(o client.Object) []string {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
@@ -208,6 +208,11 @@ func variableKeys(o client.Object) []string {
 	}
 	references, _, _ := unstructured.NestedSlice(u.Object, "spec", "postBuild", "substituteFrom")
 	var keys []string
+	for field, kind := range map[string]string{"secretRef": "Secret", "configMapRef": "ConfigMap"} {
+		if name, ok, _ := unstructured.NestedString(u.Object, "spec", "kubeConfig", field, "name"); ok {
+			keys = append(keys, referenceKey(kind, u.GetNamespace(), name))
+		}
+	}
 	for _, entry := range references {
 		if reference, ok := entry.(map[string]any); ok {
 			kind, _ := reference["kind"].(string)
