@@ -49,8 +49,12 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	direct, err := client.New(config, client.Options{Scheme: api.NewScheme()})
+	if err != nil {
+		return fmt.Errorf("making the client: %w", err)
+	}
 	cluster, err := kube.Connect(config, kube.Options{
-		Namespace: flags.Namespace, Concurrency: flags.ConcurrentSSA, OverrideManagers: flags.OverrideManagers, Log: log,
+		Namespace: flags.Namespace, Self: findSelf(ctx, direct, log), Concurrency: flags.ConcurrentSSA, OverrideManagers: flags.OverrideManagers, Log: log,
 	})
 	if err != nil {
 		return err
@@ -129,13 +133,14 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
 	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
 	r := appsync.New(appsync.Reconciler{
-		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Cluster: cluster, Applier: applier,
+		Reader: edge.Reader, Live: edge.Client, Pages: edge.Client, Snapshots: store, Cluster: cluster, Applier: applier,
 		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
 		Lost: refetch,
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
 			AdditiveReadyExpr: flags.additiveReady, Dependency: flags.RequeueDependency,
+			PruneLimit: flags.PruneLimit, InventoryLimit: flags.InventoryMax,
 		},
 	}, edge.Client)
 	cluster.Observer.Subscribe(r.ObservationChanged)

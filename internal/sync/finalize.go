@@ -17,10 +17,11 @@ import (
 // finalize deletes what a Kustomization that is being deleted has applied, as its deletionPolicy says. It needs neither the
 // source nor the path, only the inventory: both may have gone in the same commit (faults.md F02).
 func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
-	tracked, err := object.FromInventory(a.ks.Status.Inventory)
+	was, err := r.loadInventory(ctx, a)
 	if err != nil {
-		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "reading status.inventory: %w", err)
+		return untrackable(err, meta.PruneFailedReason)
 	}
+	tracked := was.refs
 	if why := keepReason(a.ks); why != "" {
 		if len(tracked) > 0 {
 			r.Recorder.Record(a.ks, orphanedEvent(tracked, why, a.metadata()))
@@ -33,27 +34,33 @@ func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
 		if err != nil {
 			return api.AsFault(err, meta.PruneFailedReason, api.RetryBackoff)
 		}
-		if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
+		pending := result.With(kube.Pending)
+		if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination && len(pending) == 0 {
 			return nil
 		}
 		leaving := result.With(kube.Deleted, kube.Deleting, kube.Terminating)
-		r.waits.put(a.key, &wait{over: true, deletion: true, leaving: leaving}) // before looking: what vanishes from here on wakes us
+		r.waits.put(a.key, &wait{over: true, deletion: true, leaving: leaving, pending: pending}) // before looking: what vanishes from here on wakes us
 	}
 	return r.awaitTermination(ctx, a, r.waits.left(a.key))
 }
 
-// awaitTermination waits until everything deleted is gone, at most for the object's timeout; then it lets go and says so.
+// awaitTermination waits until everything deleted is gone, and its definitions too, at most for the object's timeout; then it lets go and says so.
 func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, leaving []object.Ref) error {
 	lingering, err := r.Applier.Lingering(ctx, leaving)
 	if err != nil {
 		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "looking for what is left: %w", err)
 	}
-	if len(lingering) == 0 {
+	pending := r.waits.pending(a.key)
+	switch {
+	case len(lingering) == 0 && len(pending) > 0:
+		r.waits.drop(a.key)
+		return r.finalize(ctx, a) // once more, for the definitions
+	case len(lingering) == 0:
 		return nil
 	}
 	rest := time.Until(a.ks.DeletionTimestamp.Add(a.ks.GetTimeout()))
 	if rest <= 0 {
-		r.Recorder.Record(a.ks, lingeringEvent(lingering, a.ks.GetTimeout(), a.metadata()))
+		r.Recorder.Record(a.ks, lingeringEvent(append(lingering, pending...), a.ks.GetTimeout(), a.metadata()))
 		return nil
 	}
 	return &reconcile.Waiting{After: rest}
@@ -95,5 +102,6 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	r.understood.forget(key)
 	r.dependants.Leave(key)
 	r.missing.Leave(key)
+	r.memory.keep(key, nil)
 	r.Cluster.Forget(key)
 }

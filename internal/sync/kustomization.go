@@ -33,9 +33,17 @@ type Options struct {
 	StrictSubstitution bool
 	// AdditiveReadyExpr has a dependency with a readyExpr checked by the built-in rule as well.
 	AdditiveReadyExpr bool
+	// PruneLimit is the share of the tracked objects, in percent, that one commit may remove; 0 and 100 are no limit.
+	PruneLimit int
+	// InventoryLimit is how many bytes of an inventory a status, and each page beside it, may hold; DefaultInventoryLimit
+	// when zero.
+	InventoryLimit int
 	// Dependency is how often one that waits for another object looks again unasked.
 	Dependency time.Duration
 }
+
+// DefaultInventoryLimit leaves half of what etcd takes for one object to conditions, history and managedFields.
+const DefaultInventoryLimit = 500_000
 
 // Reconciler keeps the cluster as Kustomizations ask.
 type Reconciler struct {
@@ -43,6 +51,8 @@ type Reconciler struct {
 	Reader client.Reader
 	// Live reads past the cache.
 	Live client.Reader
+	// Pages reads and writes the pages of inventories, past the cache.
+	Pages client.Client
 	// Snapshots hands out what the sources have fetched.
 	Snapshots *artifact.Store
 	// Cluster is where objects are applied and observed; Applier is how, as the agent itself.
@@ -60,6 +70,7 @@ type Reconciler struct {
 	renderer   *renderer
 	builds     *builds
 	waits      *waits
+	memory     *pageMemory
 	changes    *counters // of variables
 	understood *understood
 	kinds      []schema.GroupVersionKind       // that the cluster knows; set by Setup
@@ -71,7 +82,10 @@ type Reconciler struct {
 func New(r Reconciler, variables client.Client) *Reconciler {
 	r.renderer = &renderer{variables: variables, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
 	r.builds = newBuilds()
-	r.waits = newWaits()
+	r.waits, r.memory = newWaits(), newPageMemory()
+	if r.Options.InventoryLimit == 0 {
+		r.Options.InventoryLimit = DefaultInventoryLimit
+	}
 	r.changes = &counters{by: map[types.NamespacedName]uint64{}}
 	r.understood = newUnderstood()
 	r.dependants = reconcile.NewWaitlist[depend.Ref]()
@@ -102,13 +116,14 @@ type attempt struct {
 	asLeft    bool               // build: the same as before, and so is all that was applied
 	digest    string             // build, or the wait
 	desired   []object.Ref       // build
-	tracked   []object.Ref       // plan: the inventory as it was
+	tracked   []object.Ref       // plan: what the inventory named
 	plan      Plan               // plan
 	recorded  bool               // track: inventory below is to be reported
-	inventory []object.Ref       // track, prune
+	inventory inventory          // plan, track, apply, prune
 	changed   bool               // apply, prune
 	skipped   []object.Ref       // apply: left alone because an annotation says so
 	leaving   []object.Ref       // prune: deleted, and not gone yet
+	pending   []object.Ref       // prune: definitions that go when leaving is gone
 	checked   bool               // health: there was something to wait for
 }
 
@@ -186,8 +201,10 @@ func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*kustomizev1.
 
 // validate refuses what this version cannot do, and what the flags forbid.
 func (r *Reconciler) validate(_ context.Context, a *attempt) error {
-	if err := checkSupported(a.ks); err != nil {
-		return err
+	for _, check := range []func(*kustomizev1.Kustomization) error{checkSupported, checkApply} {
+		if err := check(a.ks); err != nil {
+			return err
+		}
 	}
 	var err error
 	if a.exprs, err = r.understood.of(a.ks); err != nil {
