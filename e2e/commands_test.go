@@ -45,9 +45,9 @@ func positive(cmd func(*testscript.TestScript, []string)) func(*testscript.TestS
 	}
 }
 
-// agent start [binary | as USER] | stop | lose | log: starts or stops the script's agent, which runs when the script begins: in this
+// agent start [binary | as USER | with FLAG...] | stop | lose | log: starts or stops the script's agent, which runs when the script begins: in this
 // process, or bin/cleat for a script that measures, since this process may be slowed by the race detector; with all rights,
-// or with those of a user. Lose removes what it has stored, after it was stopped. Log prints its log.
+// or with those of a user; or with more flags. Lose removes what it has stored, after it was stopped. Log prints its log.
 func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts)
 	if neg {
@@ -57,6 +57,10 @@ func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	defer cancel()
 	if len(args) == 3 && args[0] == "start" && args[1] == "as" {
 		ts.Check(s.agent.StartAs(ctx, args[2]))
+		return
+	}
+	if len(args) > 2 && args[0] == "start" && args[1] == "with" {
+		ts.Check(s.agent.StartWith(ctx, args[2:]...))
 		return
 	}
 	switch strings.Join(args, " ") {
@@ -71,7 +75,7 @@ func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	case "log":
 		fmt.Fprint(ts.Stdout(), s.agent.Log())
 	default:
-		ts.Fatalf("usage: agent start [binary | as USER] | stop | lose | log")
+		ts.Fatalf("usage: agent start [binary | as USER | with FLAG...] | stop | lose | log")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -73,6 +74,14 @@ func (a *Agent) Start(ctx context.Context) error {
 	ctx, done := context.WithTimeout(ctx, startTimeout)
 	defer done()
 	return a.config.AwaitReady(ctx, a.ended)
+}
+
+// StartWith is Start with more flags.
+func (a *Agent) StartWith(ctx context.Context, flags ...string) error {
+	few := a.config.Flags
+	a.config.Flags = append(slices.Clone(few), flags...)
+	defer func() { a.config.Flags = few }()
+	return a.Start(ctx)
 }
 
 // StartAs is Start with the rights of a user, by impersonation.
