@@ -107,7 +107,7 @@ func (r *recorder) keeps(key object.Key, err error) string {
 }
 
 // preciousKinds are never made anew because all of a Kustomization may be: what they hold, or the address they have, would be
-// lost (docs/adr/0014-force-spares-data.md).
+// lost (docs/adr/0018-force-spares-data.md).
 var preciousKinds = map[schema.GroupKind]string{
 	{Kind: "PersistentVolume"}:           "the data in it would be lost",
 	{Kind: "PersistentVolumeClaim"}:      "the data in it would be lost",

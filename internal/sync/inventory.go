@@ -19,7 +19,7 @@ import (
 )
 
 // inventory is what a Kustomization tracks, and where that is on record: in its status as far as there is room, the rest in
-// pages, which are entries of the status like any other (docs/adr/0013-large-inventories-spill.md).
+// pages, which are entries of the status like any other (docs/adr/0017-large-inventories-spill.md).
 type inventory struct {
 	// refs is everything that is tracked. A page is none of it: it is neither desired nor stale.
 	refs []object.Ref
