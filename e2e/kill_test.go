@@ -112,14 +112,20 @@ func TestKilledWhileInstalling(t *testing.T) {
 
 // TestKilledWhileUpdating does the same between two commits of which each removes, changes and adds objects of the
 // other, and holds in addition that what is in both is never deleted: its UID stays.
-func TestKilledWhileUpdating(t *testing.T) {
+func TestKilledWhileUpdating(t *testing.T) { killWhileUpdating(t) }
+
+// TestF50_KilledWhileUpdatingPages does so with an inventory that has no room in the status.
+func TestF50_KilledWhileUpdatingPages(t *testing.T) { killWhileUpdating(t, "--inventory-max-size=100") }
+
+func killWhileUpdating(t *testing.T, flags ...string) {
+	t.Helper()
 	cluster := testenv.Shared(t)
 	git := testenv.Git(t)
 	for _, when := range []testenv.FailPoint{testenv.BeforeWrite, testenv.AfterWrite} {
 		t.Run(string(when), func(t *testing.T) {
 			t.Parallel()
 			repo := create(t, git, string(when))
-			v := newVictim(t, cluster)
+			v := newVictim(t, cluster, flags...)
 			v.run(0, when, commitA, push(t, repo, commitA), func() { v.apply(fmt.Sprintf(killObjects, repo.URL, v.namespace)) })
 			kept := v.uids("kept", "changed")
 
@@ -158,10 +164,10 @@ type victim struct {
 	killed bool
 }
 
-func newVictim(t *testing.T, cluster *testenv.Cluster) *victim {
+func newVictim(t *testing.T, cluster *testenv.Cluster, flags ...string) *victim {
 	t.Helper()
 	v := &victim{t: t, cluster: cluster, namespace: cluster.Namespace(t, "kill"), proxy: testenv.NewProxy(t, cluster)}
-	v.agent = testenv.NewAgent(t, v.proxy.Kubeconfig, v.namespace)
+	v.agent = testenv.NewAgent(t, v.proxy.Kubeconfig, v.namespace, flags...)
 	v.startAgent()
 	return v
 }
@@ -221,13 +227,32 @@ func (v *victim) checkTracked(where string) {
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	tracked := live.Inventory(ks)
+	tracked := v.withPages(live.Inventory(ks))
 	for _, object := range v.owned() {
 		kind, name, _ := strings.Cut(object, "/")
 		if id := fmt.Sprintf("%s_%s__%s", v.namespace, name, kind); !slices.Contains(tracked, id) {
 			v.t.Errorf("%s: %s is on the cluster but not in the inventory %v", where, id, tracked)
 		}
 	}
+}
+
+// withPages adds what the pages among the entries of an inventory name.
+func (v *victim) withPages(entries []string) []string {
+	v.t.Helper()
+	pages, err := v.cluster.List(v.t.Context(), "configmaps", v.namespace, "")
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	all := slices.Clone(entries)
+	for i := range pages {
+		if slices.Contains(entries, fmt.Sprintf("%s_%s__ConfigMap", v.namespace, pages[i].GetName())) {
+			for _, line := range strings.Split(field(&pages[i], "{.data.inventory}"), "\n") {
+				id, _, _ := strings.Cut(line, " ")
+				all = append(all, id)
+			}
+		}
+	}
+	return all
 }
 
 // owned returns what the Kustomization owns on the cluster, as "Kind/name", sorted.
@@ -260,7 +285,9 @@ func (v *victim) each(visit func(*unstructured.Unstructured)) {
 			v.t.Fatal(err)
 		}
 		for i := range objects {
-			visit(&objects[i])
+			if !strings.Contains(objects[i].GetName(), "-inventory-") { // a page is the agent's, and comes before it is named
+				visit(&objects[i])
+			}
 		}
 	}
 }

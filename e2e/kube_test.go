@@ -44,6 +44,7 @@ type edge struct {
 type requests struct {
 	next   http.RoundTripper
 	before func(*http.Request) error
+	answer func(*http.Request) *http.Response // instead of the API server, unless nil
 
 	mu      sync.Mutex
 	seen    []string
@@ -65,6 +66,11 @@ func (r *requests) RoundTrip(req *http.Request) (*http.Response, error) {
 	if r.before != nil {
 		if err := r.before(req); err != nil {
 			return nil, err
+		}
+	}
+	if r.answer != nil {
+		if resp := r.answer(req); resp != nil {
+			return resp, nil
 		}
 	}
 	resp, err := r.next.RoundTrip(req)
@@ -348,7 +354,7 @@ func TestF39_KubeFollowsKindsThatComeAndGo(t *testing.T) {
 	e.synced(t, widget, crd)
 
 	// A CRD with an object that is not pruned along stays (F06).
-	pruned, err := e.applier.Prune(t.Context(), e.owner, []object.Ref{crd})
+	pruned, err := e.applier.Prune(t.Context(), e.owner, []object.Ref{crd}, kube.PruneOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +373,7 @@ func TestF39_KubeFollowsKindsThatComeAndGo(t *testing.T) {
 	if err != nil || len(lingering) != 0 {
 		t.Errorf("lingering = %v, %v", lingering, err)
 	}
-	pruned, err = e.applier.Prune(t.Context(), e.owner, []object.Ref{widget, {Group: "never.example.com", Version: "v1", Kind: "Never", Name: "n"}})
+	pruned, err = e.applier.Prune(t.Context(), e.owner, []object.Ref{widget, {Group: "never.example.com", Version: "v1", Kind: "Never", Name: "n"}}, kube.PruneOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +387,7 @@ func TestF39_KubeFollowsKindsThatComeAndGo(t *testing.T) {
 	}
 	e.synced(t, widget)
 
-	pruned, err = e.applier.Prune(t.Context(), e.owner, set.Refs())
+	pruned, err = e.applier.Prune(t.Context(), e.owner, set.Refs(), kube.PruneOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -505,7 +511,7 @@ metadata: {name: held, namespace: NS, finalizers: [example.com/hold]}`)
 	e.patch(t, e.configMap("moved"), "other", `{"metadata":{"labels":{"kustomize.toolkit.fluxcd.io/name":"other"}}}`)
 	refs := append(set.Refs(), e.configMap("missing"),
 		object.Ref{Version: "v1", Kind: "Namespace", Name: "default"}, object.Ref{Version: "v1", Kind: "Namespace", Name: "kube-system"})
-	result, err := e.applier.Prune(t.Context(), e.owner, refs)
+	result, err := e.applier.Prune(t.Context(), e.owner, refs, kube.PruneOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -556,7 +562,7 @@ func TestA50_KubeDeletesOnlyWhatItRead(t *testing.T) {
 		theirs.SetName("c")
 		return e.other.Create(context.Background(), theirs)
 	}
-	result, err := e.applier.Prune(t.Context(), e.owner, set.Refs())
+	result, err := e.applier.Prune(t.Context(), e.owner, set.Refs(), kube.PruneOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

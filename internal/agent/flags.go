@@ -11,8 +11,10 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/source/helm"
+	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
 
 // Flags are the options of `cleat run`. Names and defaults are those of Flux's controllers, except where a comment in
@@ -56,6 +58,8 @@ type Flags struct {
 	NoCrossNamespace  bool
 	NoRemoteBases     bool
 	Tenancy           Tenancy
+	PruneLimit        int
+	InventoryMax      int
 	FeatureGates      string
 
 	// Set by complete.
@@ -103,6 +107,8 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoCrossNamespace, "no-cross-namespace-refs", false, "refuse references to sources of other namespaces")
 	// Flux's default is false. A build that fetches whatever a repository names is a hole; see internal/sync/remote.go.
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
+	set.IntVar(&f.PruneLimit, "prune-limit", 0, "percent of its tracked objects that one commit may remove from a Kustomization that is not annotated with "+api.AllowPruneAnnotation+"=true; 0 is no limit, as in Flux")
+	set.IntVar(&f.InventoryMax, "inventory-max-size", appsync.DefaultInventoryLimit, "bytes of an inventory that a status holds; the rest goes into ConfigMaps of that size")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
 	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
 	f.Tenancy.register(set)
@@ -139,6 +145,12 @@ func (f *Flags) complete(env map[string]string) error {
 	}
 	if f.Concurrent < 1 || f.ConcurrentSSA < 1 {
 		return errors.New("--concurrent and --concurrent-ssa must be at least 1")
+	}
+	if f.PruneLimit < 0 || f.PruneLimit > 100 {
+		return fmt.Errorf("--prune-limit: %d is not between 0 and 100", f.PruneLimit)
+	}
+	if f.InventoryMax < 1 || f.InventoryMax > appsync.DefaultInventoryLimit {
+		return fmt.Errorf("--inventory-max-size: %d is not between 1 and %d: an object of more than a mebibyte is refused by etcd", f.InventoryMax, appsync.DefaultInventoryLimit)
 	}
 	if f.DigestAlgorithm != "sha256" {
 		return fmt.Errorf("--artifact-digest-algo: %q is not served, only sha256 is", f.DigestAlgorithm)

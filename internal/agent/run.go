@@ -49,7 +49,13 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cluster, err := kube.Connect(config, flags.treatment(log))
+	direct, err := client.New(config, client.Options{Scheme: api.NewScheme()})
+	if err != nil {
+		return fmt.Errorf("making the client: %w", err)
+	}
+	treatment := flags.treatment(log)
+	treatment.Self = findSelf(ctx, direct, log)
+	cluster, err := kube.Connect(config, treatment)
 	if err != nil {
 		return err
 	}
@@ -128,7 +134,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
 	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
 	r := appsync.New(appsync.Reconciler{
-		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Clusters: clusters,
+		Reader: edge.Reader, Live: edge.Client, Pages: edge.Client, Snapshots: store, Clusters: clusters,
 		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
 		Lost: refetch,
 		Options: appsync.Options{
@@ -137,6 +143,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 			AdditiveReadyExpr: flags.gates[additiveReadyExpr], Dependency: flags.RequeueDependency,
 			DefaultServiceAccount: flags.Tenancy.DefaultServiceAccount, OrphanAfter: flags.Tenancy.OrphanAfter,
 			CustomStageKinds: flags.Tenancy.stages, MigrateAPIVersion: flags.gates[migrateAPIVersion],
+			PruneLimit: flags.PruneLimit, InventoryLimit: flags.InventoryMax,
 		},
 	}, edge.Client)
 	clusters.Subscribe(r.ObservationChanged)

@@ -38,6 +38,16 @@ const (
 	// DependsOnAnnotation on a Kustomization names objects of any kind of ours that must be ready before it, beside those of
 	// spec.dependsOn: `HelmRelease/namespace/name, GitRepository/name`.
 	DependsOnAnnotation = "cleat.dev/depends-on"
+	// AllowPruneAnnotation on a Kustomization, set to "true", lets a commit remove more than --prune-limit.
+	AllowPruneAnnotation = "cleat.dev/allow-prune"
+	// ApplyAnnotation on a Kustomization says what is to become of the others when an object is refused: ApplyAll or
+	// ApplyBestEffort.
+	ApplyAnnotation = "cleat.dev/apply"
+
+	// ApplyAll applies nothing of a stage of which the API server refuses an object. It is the default, and Flux's way.
+	ApplyAll = "all-or-nothing"
+	// ApplyBestEffort applies what can be, and prunes nothing while something cannot.
+	ApplyBestEffort = "best-effort"
 )
 
 // Reasons of ours, beside those of the Flux API modules.
@@ -46,6 +56,12 @@ const (
 	FailedReason = "Failed"
 	// EmptySetReason: the build holds no object while the inventory does; nothing was pruned.
 	EmptySetReason = "EmptySet"
+	// PruneLimitReason: a commit removes more than --prune-limit; nothing was applied or pruned.
+	PruneLimitReason = "PruneLimitExceeded"
+	// WebhookUnavailableReason: an admission webhook that must be asked cannot be.
+	WebhookUnavailableReason = "WebhookUnavailable"
+	// NamespaceRenamedReason: spec.targetNamespace would rename a Namespace object; nothing was done.
+	NamespaceRenamedReason = "NamespaceRenamed"
 	// InvalidSpecReason: a field of this object cannot be decoded; nothing was done.
 	InvalidSpecReason = "InvalidSpec"
 	// UnsupportedReason: a field of this object asks for something this version cannot do and must not ignore.

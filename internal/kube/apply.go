@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +15,6 @@ import (
 	"github.com/fluxcd/pkg/ssa/jsondiff"
 	"github.com/fluxcd/pkg/ssa/utils"
 	"golang.org/x/sync/errgroup"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,6 +51,8 @@ type ApplyOptions struct {
 	// Force recreates an object when an immutable field changed (spec.force). One object asks for that itself by
 	// api.ForceAnnotation.
 	Force bool
+	// BestEffort applies what can be, whatever is refused. The *RefusedError at the end names what was.
+	BestEffort bool
 	// WaitTimeout bounds the wait for definitions between the stages, a minute when zero.
 	WaitTimeout time.Duration
 	// Ignore are fields that others may change (spec.ignore).
@@ -89,8 +88,14 @@ func (a *Applier) Apply(ctx context.Context, owner types.NamespacedName, objects
 			continue
 		}
 		if err := run.settle(ctx, stage.objects); err != nil {
-			return run.done, err
+			if !opts.BestEffort || ctx.Err() != nil {
+				return run.done, err
+			}
+			run.refused = append(run.refused, ObjectError{Ref: object.RefOf(stage.objects[0]), Err: err})
 		}
+	}
+	if len(run.refused) > 0 {
+		return run.done, &RefusedError{Failures: run.refused}
 	}
 	return run.done, nil
 }
@@ -105,6 +110,9 @@ type run struct {
 	desired  map[object.Key]object.Digest // set by newRun, before anything can modify an object
 	skipped  map[object.Key]bool          // grows by stage
 	done     ChangeSet                    // grows by stage
+	// With BestEffort, growing by stage: what was refused, and the CRDs among it by the kinds they define.
+	refused []ObjectError
+	lacking map[schema.GroupKind]object.Ref
 }
 
 func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Unstructured, opts ApplyOptions) (*run, error) {
@@ -115,6 +123,7 @@ func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Uns
 		recorder: newRecorder(a.client, a.observer),
 		desired:  make(map[object.Key]object.Digest, len(objects)),
 		skipped:  make(map[object.Key]bool),
+		lacking:  make(map[schema.GroupKind]object.Ref),
 	}
 	if r.opts.WaitTimeout == 0 {
 		r.opts.WaitTimeout = time.Minute
@@ -132,6 +141,7 @@ func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Uns
 		salt = string(text)
 	}
 	for _, u := range objects {
+		r.recorder.forced[object.RefOf(u).Key()] = object.Marked(u, api.ForceAnnotation, api.Enabled)
 		digest := object.DigestOf(u)
 		if salt != "" {
 			digest = object.DigestOf(&unstructured.Unstructured{Object: map[string]any{"desired": digest.String(), "ignore": salt}})
@@ -175,26 +185,72 @@ func (r *run) apply(ctx context.Context, objects []*unstructured.Unstructured) e
 		}
 		left = append(left, u)
 	}
-	set, err := r.manager.ApplyAll(ctx, left, r.ssaOptions())
-	if err != nil {
-		r.done = append(r.done, r.recorder.changes(left)...)
-		return r.explain(ctx, left, err)
-	}
-	for i, e := range set.Entries {
-		c, err := changeOf(e)
-		if err != nil {
+	for {
+		applied, err := r.applyAll(ctx, left)
+		if err == nil {
+			changes = append(changes, applied...)
+			break
+		}
+		err = r.explain(ctx, left, err)
+		var refused *RefusedError
+		if !r.opts.BestEffort || !errors.As(err, &refused) {
+			r.done = append(r.done, r.recorder.changes(left)...)
 			return err
 		}
-		// ApplyAll sorts what it is given and answers in that order.
-		key := object.RefOf(left[i]).Key()
-		c.Recreated = r.recorder.deleted[key]
-		changes = append(changes, c)
-		r.skipped[key] = c.Action == Skipped
-		r.remember(key, c)
+		left = r.leaveOut(left, refused) // at least one less each time
 	}
 	slices.SortStableFunc(changes, inOrderOf(changes))
 	r.done = append(r.done, changes...)
 	return nil
+}
+
+// applyAll applies objects all of which must be taken by the API server in a dry-run before any is applied. They are
+// sorted.
+func (r *run) applyAll(ctx context.Context, objects []*unstructured.Unstructured) ([]Change, error) {
+	opts := r.ssaOptions()
+	set, err := r.manager.ApplyAll(ctx, objects, opts)
+	if isUndeclared(err) && !opts.MigrateAPIVersion {
+		opts.MigrateAPIVersion = true // once: a field that no version has stays refused
+		set, err = r.manager.ApplyAll(ctx, objects, opts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	changes := make([]Change, 0, len(objects))
+	for i, e := range set.Entries {
+		c, err := changeOf(e)
+		if err != nil {
+			return nil, err
+		}
+		// ApplyAll sorts what it is given and answers in that order.
+		key := object.RefOf(objects[i]).Key()
+		if c.Action != Skipped {
+			c = r.recorder.corrected(c)
+		}
+		changes = append(changes, c)
+		r.skipped[key] = c.Action == Skipped
+		r.remember(key, c)
+	}
+	return changes, nil
+}
+
+// leaveOut returns the objects that were not refused, and notes those that were.
+func (r *run) leaveOut(objects []*unstructured.Unstructured, refused *RefusedError) []*unstructured.Unstructured {
+	out := make(map[object.Key]bool, len(refused.Failures))
+	for _, failure := range refused.Failures {
+		out[failure.Ref.Key()] = true
+		r.skipped[failure.Ref.Key()] = true // so that nobody waits for it
+	}
+	r.refused = append(r.refused, refused.Failures...)
+	return slices.DeleteFunc(objects, func(u *unstructured.Unstructured) bool {
+		ref := object.RefOf(u)
+		if out[ref.Key()] && utils.IsCRD(u) {
+			for _, kind := range kindsOf(u) {
+				r.lacking[kind.GroupKind()] = ref
+			}
+		}
+		return out[ref.Key()]
+	})
 }
 
 // inOrderOf returns a comparison by apply order.
@@ -288,59 +344,91 @@ func (r *run) ssaOptions() ssa.ApplyOptions {
 // only when something is wrong already.
 func (r *run) explain(ctx context.Context, objects []*unstructured.Unstructured, err error) error {
 	var first *ssaerrors.DryRunErr
-	if !errors.As(err, &first) || !isRefusal(first.Unwrap()) || ctx.Err() != nil {
+	var kept *keptError
+	switch {
+	case ctx.Err() != nil:
 		return err
+	case errors.As(err, &kept), errors.As(err, &first) && isRefusal(first.Unwrap()):
+		return r.refusals(ctx, objects, err)
+	case r.opts.BestEffort:
+		return r.failures(objects, err)
 	}
+	if name, cause, ok := webhookDown(err); ok {
+		return fmt.Errorf("admission webhook %q: %s: %w", name, cause, ErrWebhookUnavailable)
+	}
+	return err
+}
+
+// refusals tries all objects of a stage in a dry-run.
+func (r *run) refusals(ctx context.Context, objects []*unstructured.Unstructured, err error) error {
 	failures := make([]error, len(objects))
 	var group errgroup.Group
 	group.SetLimit(r.options.Concurrency)
 	for i, u := range objects {
 		group.Go(func() error {
-			_, _, _, failures[i] = r.manager.Diff(ctx, u, r.diffOptions())
+			if _, _, _, err := r.manager.Diff(ctx, u, r.diffOptions()); err != nil {
+				failures[i] = r.refusal(u, err)
+			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return err // Nothing that was refused now says anything about an object.
+	}
 	refused := &RefusedError{}
 	for i, failure := range failures {
 		if failure != nil {
-			refused.Failures = append(refused.Failures, ObjectError{Ref: object.RefOf(objects[i]), Err: object.MaskError(failure, objects...)})
+			refused.Failures = append(refused.Failures, ObjectError{
+				Ref: object.RefOf(objects[i]), Err: object.MaskError(failure, objects...), Untouched: true,
+			})
 		}
 	}
+	var first *ssaerrors.DryRunErr
+	if len(refused.Failures) > 0 || !errors.As(err, &first) {
+		return refusedOr(refused, err)
+	}
+	// It has passed since; the next attempt will tell.
+	ref := object.RefOf(first.InvolvedObject())
+	refused.Failures = []ObjectError{{Ref: ref, Err: object.MaskError(err, objects...), Untouched: true}}
+	return refused
+}
+
+func refusedOr(refused *RefusedError, err error) error {
 	if len(refused.Failures) == 0 {
-		// It has passed since; the next attempt will tell.
-		ref := object.RefOf(first.InvolvedObject())
-		refused.Failures = []ObjectError{{Ref: ref, Err: object.MaskError(err, objects...)}}
+		return err
 	}
 	return refused
 }
 
+// failures is about the objects that passed the dry-run and were refused then. An API server that does not answer refuses none.
+func (r *run) failures(objects []*unstructured.Unstructured, err error) error {
+	refused := &RefusedError{}
+	r.recorder.mu.Lock()
+	defer r.recorder.mu.Unlock()
+	for _, u := range objects {
+		ref := object.RefOf(u)
+		failure := r.recorder.failed[ref.Key()]
+		if failure == nil || !isRefusal(failure) {
+			continue
+		}
+		if name, cause, ok := webhookDown(failure); ok {
+			failure = fmt.Errorf("admission webhook %q: %s: %w", name, cause, ErrWebhookUnavailable)
+		}
+		refused.Failures = append(refused.Failures, ObjectError{
+			Ref: ref, Err: object.MaskError(fmt.Errorf("%s apply failed: %w", ref, failure), objects...),
+		})
+	}
+	return refusedOr(refused, err)
+}
+
+// diffOptions never forces: whether an object that is refused may be made anew is refusal's to say.
 func (r *run) diffOptions() ssa.DiffOptions {
 	opts := r.ssaOptions()
 	return ssa.DiffOptions{
 		Exclusions:           opts.ExclusionSelector,
 		IfNotPresentSelector: opts.IfNotPresentSelector,
-		Force:                opts.Force,
-		ForceSelector:        opts.ForceSelector,
-	}
-}
-
-// isRefusal says whether an error is an answer about the object that was sent, rather than one of an API server that cannot
-// answer just now. The reason does not tell: a patch that does not fit the schema is a 500 without any.
-func isRefusal(err error) bool {
-	if meta.IsNoMatchError(err) {
-		return true
-	}
-	var answer apierrors.APIStatus
-	if !errors.As(err, &answer) {
-		return false
-	}
-	switch answer.Status().Code {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return false
-	default:
-		return true
 	}
 }

@@ -94,7 +94,8 @@ func TestF44_Unclean(t *testing.T) {
 
 // A23, F03, F05: what is deleted is only what is the owner's, unmarked and not protected.
 func TestF05_Judge(t *testing.T) {
-	a := &Applier{options: Options{Namespace: "flux-system"}}
+	self := object.Ref{Version: "v1", Kind: "ServiceAccount", Namespace: "flux-system", Name: "agent"}
+	a := &Applier{options: Options{Namespace: "flux-system", Self: []object.Ref{self}}}
 	p := &pruning{Applier: a, owner: owner}
 	named := func(gk schema.GroupKind, name string) object.Ref {
 		return object.Ref{Group: gk.Group, Version: "v1", Kind: gk.Kind, Name: name}
@@ -124,6 +125,9 @@ func TestF05_Judge(t *testing.T) {
 		"our namespace":     {named(namespaceKind, "flux-system"), configMap(1, "1"), KeptProtected},
 		"default":           {named(namespaceKind, "default"), configMap(1, "1"), KeptProtected},
 		"kube-system":       {named(namespaceKind, "kube-system"), configMap(1, "1"), KeptProtected},
+		"kube-public":       {named(namespaceKind, "kube-public"), configMap(1, "1"), KeptProtected},
+		"kube-node-lease":   {named(namespaceKind, "kube-node-lease"), configMap(1, "1"), KeptProtected},
+		"the agent itself":  {self, configMap(1, "1"), KeptProtected},
 		"another namespace": {named(namespaceKind, "shop"), configMap(1, "1"), Deleted},
 		"a CRD of Flux":     {named(crdKind, "kustomizations.kustomize.toolkit.fluxcd.io"), configMap(1, "1"), KeptProtected},
 		"an unserved CRD":   {named(crdKind, "widgets.example.com"), configMap(1, "1"), Deleted},

@@ -86,7 +86,8 @@ func changeOf(e ssa.ChangeSetEntry) (Change, error) {
 	return c, nil
 }
 
-// RefusedError says that the API server refused objects of one stage in a dry-run. Nothing of that stage was applied.
+// RefusedError says that the API server refused objects. Nothing of the stage they belong to was applied; with
+// ApplyOptions.BestEffort, everything else was.
 type RefusedError struct {
 	// Failures are in apply order.
 	Failures []ObjectError
@@ -96,6 +97,8 @@ type RefusedError struct {
 type ObjectError struct {
 	Ref object.Ref
 	Err error
+	// Untouched says that it was refused in a dry-run, so that nothing of it can be on the cluster.
+	Untouched bool
 }
 
 func (e ObjectError) Error() string { return e.Err.Error() }

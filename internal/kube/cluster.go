@@ -19,12 +19,16 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cleat-dev/cleat/internal/object"
 )
 
 // Options says how to treat a cluster.
 type Options struct {
 	// Namespace is the one that the agent runs in. It is never pruned.
 	Namespace string
+	// Self are other objects by which the agent runs: its ServiceAccount, its Deployment, its rights. They are never pruned.
+	Self []object.Ref
 	// Concurrency is how many dry-runs of one Apply are under way at a time, 4 when zero.
 	Concurrency int
 	// OverrideManagers are field managers whose fields an apply takes over, besides kubectl's (--override-manager).

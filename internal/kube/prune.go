@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -44,8 +45,10 @@ const (
 	Deleting Outcome = "deleting"
 	// Terminating: it was being deleted already, and finalizers hold it up.
 	Terminating Outcome = "terminating"
-	// InUse: it is a CRD with objects that are not ours, which would go with it.
+	// InUse: it is a CRD with objects that stay, and which would go with it.
 	InUse Outcome = "in use"
+	// Pending: it is a CRD whose last objects are on their way out. It is deleted once they are gone.
+	Pending Outcome = "pending"
 	// Failed: something went wrong; the error of Prune says what.
 	Failed Outcome = "failed"
 )
@@ -53,7 +56,7 @@ const (
 // Tracked says whether the object stays in the inventory, to be tried again.
 func (o Outcome) Tracked() bool {
 	switch o {
-	case Deleting, Terminating, InUse, Failed:
+	case Deleting, Terminating, InUse, Pending, Failed:
 		return true
 	case Deleted, Gone, HandedOver, KeptDisabled, KeptProtected:
 		return false
@@ -121,17 +124,21 @@ func (r PruneResult) Kept() PruneResult {
 	})
 }
 
+// PruneOptions says how one owner's objects are pruned.
+type PruneOptions struct {
+	// Force deletes a CRD with all objects of its kind, whoever they belong to (spec.force). One CRD asks for that itself by
+	// api.ForceAnnotation.
+	Force bool
+}
+
 // Prune deletes objects of an owner in reverse apply order. Each is read first, and what was read is what is deleted: an
 // object that was replaced or changed meanwhile is judged anew. One failure does not keep the others from being
 // deleted; the error joins all.
-func (a *Applier) Prune(ctx context.Context, owner types.NamespacedName, refs []object.Ref) (PruneResult, error) {
+func (a *Applier) Prune(ctx context.Context, owner types.NamespacedName, refs []object.Ref, opts PruneOptions) (PruneResult, error) {
 	refs = slices.Clone(refs)
 	object.Sort(refs)
 	slices.Reverse(refs)
-	p := &pruning{Applier: a, owner: owner, set: make(map[object.Key]bool, len(refs))}
-	for _, ref := range refs {
-		p.set[ref.Key()] = true
-	}
+	p := &pruning{Applier: a, owner: owner, opts: opts, outcomes: make(map[object.Key]Outcome, len(refs))}
 	var result PruneResult
 	var errs []error
 	for _, ref := range refs {
@@ -143,6 +150,7 @@ func (a *Applier) Prune(ctx context.Context, owner types.NamespacedName, refs []
 		if !outcome.Tracked() {
 			a.forgetObject(owner, ref.Key())
 		}
+		p.outcomes[ref.Key()] = outcome
 		result = append(result, Pruned{Ref: ref, Outcome: outcome, Message: message})
 	}
 	return result, errors.Join(errs...)
@@ -158,7 +166,9 @@ func (a *Applier) forgetObject(owner types.NamespacedName, key object.Key) {
 type pruning struct {
 	*Applier
 	owner types.NamespacedName
-	set   map[object.Key]bool
+	opts  PruneOptions
+	// outcomes is what became of those before in the order.
+	outcomes map[object.Key]Outcome
 }
 
 // pruneAttempts is how often an object is judged anew because it changed between the look and the deletion.
@@ -200,7 +210,7 @@ func (p *pruning) prune(ctx context.Context, ref object.Ref) (Outcome, string, e
 //	not ours by its labels  → HandedOver
 //	marked to be kept       → KeptDisabled
 //	on its way out already  → Terminating
-//	CRD of others' objects  → InUse
+//	CRD of objects          → InUse, or Pending when these are on their way out
 func (p *pruning) judge(ctx context.Context, ref object.Ref, live *unstructured.Unstructured) (Outcome, string, error) {
 	if why := p.protected(ref); why != "" {
 		return KeptProtected, why, nil
@@ -219,14 +229,14 @@ func (p *pruning) judge(ctx context.Context, ref object.Ref, live *unstructured.
 	if live.GetDeletionTimestamp() != nil {
 		return Terminating, awaiting(live), nil
 	}
-	if ref.GroupKind() == crdKind {
-		message, err := p.instances(ctx, live)
-		if err != nil || message != "" {
-			return InUse, message, err
-		}
+	if ref.GroupKind() == crdKind && !p.opts.Force && !object.Marked(live, api.ForceAnnotation, api.Enabled) {
+		return p.instances(ctx, live)
 	}
 	return Deleted, "", nil
 }
+
+// neededNamespaces are those that Kubernetes makes and does not work without.
+var neededNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
 
 // protected says why an object is never pruned, whatever Git says; empty when it may be. A wrong targetNamespace once
 // was enough to make Flux delete itself (faults.md F05).
@@ -236,12 +246,17 @@ func (p *pruning) protected(ref object.Ref) string {
 		if ref.Name == p.options.Namespace {
 			return "the agent runs in this namespace"
 		}
-		if ref.Name == metav1.NamespaceDefault || ref.Name == metav1.NamespaceSystem {
+		if slices.Contains(neededNamespaces, ref.Name) {
 			return "Kubernetes needs this namespace"
 		}
 	case crdKind:
 		if strings.HasSuffix(ref.Name, ".fluxcd.io") {
 			return "every object of this Flux kind would go with it"
+		}
+	}
+	for _, self := range p.options.Self {
+		if self.Key() == ref.Key() {
+			return "the agent runs by it"
 		}
 	}
 	return ""
@@ -256,30 +271,35 @@ func awaiting(live *unstructured.Unstructured) string {
 	return "it is being deleted and waits for its finalizers: " + strings.Join(finalizers, ", ")
 }
 
-// instances names an object of a CRD that is not pruned along with it; empty when there is none. Objects that are being
-// pruned now come before their CRD in the order.
-func (p *pruning) instances(ctx context.Context, crd *unstructured.Unstructured) (string, error) {
+// instances judges a CRD by the objects of its kind. Those that are being pruned come before it in the order; what is left of
+// them, and objects that stay, would go with it.
+func (p *pruning) instances(ctx context.Context, crd *unstructured.Unstructured) (Outcome, string, error) {
 	kinds := kindsOf(crd)
 	if len(kinds) == 0 || health.Of(crd).Status != health.Current {
-		return "", nil // A CRD that serves no version or never was established has no objects.
+		return Deleted, "", nil // A CRD that serves no version or never was established has no objects.
 	}
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(kinds[0].GroupVersion().WithKind(kinds[0].Kind + "List"))
+	outcome, message := Deleted, ""
 	for {
 		page, cancel := context.WithTimeout(ctx, requestTimeout)
 		err := p.client.List(page, list, client.Limit(500), client.Continue(list.GetContinue()))
 		cancel()
 		if err != nil {
-			return "", fmt.Errorf("listing objects of CustomResourceDefinition/%s: %w", crd.GetName(), err)
+			return Failed, "", fmt.Errorf("listing objects of CustomResourceDefinition/%s: %w", crd.GetName(), err)
 		}
 		for _, item := range list.Items {
 			ref := object.Ref{Group: kinds[0].Group, Version: kinds[0].Version, Kind: kinds[0].Kind, Namespace: item.Namespace, Name: item.Name}
-			if !p.set[ref.Key()] {
-				return fmt.Sprintf("%s and maybe others exist that are not part of this deletion and would go with it; delete them first", ref), nil
+			switch p.outcomes[ref.Key()] {
+			case Deleting, Terminating, Failed:
+				outcome, message = Pending, fmt.Sprintf("it waits until %s and maybe others are gone", ref)
+			case Deleted, Gone, HandedOver, KeptDisabled, KeptProtected, InUse, Pending, "":
+				return InUse, fmt.Sprintf("%s and maybe others exist that are not part of this deletion and would go with it; delete them first, or annotate it with %s=%s",
+					ref, api.ForceAnnotation, api.Enabled), nil
 			}
 		}
 		if list.GetContinue() == "" {
-			return "", nil
+			return outcome, message, nil
 		}
 	}
 }

@@ -21,11 +21,18 @@ const requestTimeout = 70 * time.Second
 type recorder struct {
 	client.Client
 	observer *Observer
+	// forced are the objects that ask in Git to be made anew when need be.
+	forced map[object.Key]bool
 
 	mu sync.Mutex
 	// before and after are the first and the last answer about each object; before lacks those that did not exist.
 	before map[object.Key]Observation
 	after  map[object.Key]Observation
+	// precious says of live objects why they are not made anew unless they ask for it themselves.
+	precious map[object.Key]string
+	// refused and failed are the last errors of a dry-run and of an apply.
+	refused map[object.Key]error
+	failed  map[object.Key]error
 	// written and deleted say what was done to each object, not counting dry-runs.
 	written map[object.Key]bool
 	deleted map[object.Key]bool
@@ -35,8 +42,12 @@ func newRecorder(c client.Client, o *Observer) *recorder {
 	return &recorder{
 		Client:   c,
 		observer: o,
+		forced:   make(map[object.Key]bool),
 		before:   make(map[object.Key]Observation),
 		after:    make(map[object.Key]Observation),
+		precious: make(map[object.Key]string),
+		refused:  make(map[object.Key]error),
+		failed:   make(map[object.Key]error),
 		written:  make(map[object.Key]bool),
 		deleted:  make(map[object.Key]bool),
 	}
@@ -55,33 +66,72 @@ func (r *recorder) Get(ctx context.Context, key client.ObjectKey, obj client.Obj
 func (r *recorder) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := r.Client.Patch(ctx, obj, patch, opts...); err != nil {
-		return err
-	}
 	var o client.PatchOptions
-	if o.ApplyOptions(opts); len(o.DryRun) == 0 {
+	o.ApplyOptions(opts)
+	dryRun := len(o.DryRun) > 0
+	err := r.Client.Patch(ctx, obj, patch, opts...)
+	switch {
+	case err == nil && !dryRun:
 		r.note(obj, true)
+	case dryRun && isDryRunUnsupported(err):
+		r.assumeChanged(obj)
+		return nil
+	case err != nil:
+		r.noteError(obj, dryRun, err)
 	}
-	return nil
+	return err
+}
+
+// assumeChanged answers a dry-run that an admission webhook cannot take part in (faults.md F40): as if the object were not as
+// it is desired, so that it is applied. That tells what the dry-run could not.
+func (r *recorder) assumeChanged(obj client.Object) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if before, ok := r.before[object.RefOf(u).Key()]; ok {
+		u.SetResourceVersion(before.ResourceVersion)
+	}
+}
+
+func (r *recorder) noteError(obj client.Object, dryRun bool, err error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if dryRun {
+		r.refused[object.RefOf(u).Key()] = err
+		return
+	}
+	r.failed[object.RefOf(u).Key()] = err
 }
 
 // Delete is how an object with an immutable field is made anew, if it may be. The one that was read is deleted, no
-// other of its name; and never a kind that takes others along.
+// other of its name.
 func (r *recorder) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
-	switch gk := obj.GetObjectKind().GroupVersionKind().GroupKind(); gk {
-	case namespaceKind, crdKind:
-		return fmt.Errorf("a %s is never recreated: everything in it would go", gk.Kind)
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return fmt.Errorf("deleting a %T, which was not applied", obj)
+	}
+	key := object.RefOf(u).Key()
+	r.mu.Lock()
+	why := r.keeps(key, r.refused[key])
+	r.mu.Unlock()
+	if why != "" {
+		return &keptError{why: why}
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if err := r.Client.Delete(ctx, obj, append(opts, uidPrecondition(obj.GetUID()))...); err != nil {
 		return err
 	}
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.deleted[object.RefOf(u).Key()] = true
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deleted[key] = true
 	return nil
 }
 
@@ -107,7 +157,9 @@ func (r *recorder) note(obj client.Object, written bool) {
 	r.after[key] = obs
 	if written {
 		r.written[key] = true
+		return
 	}
+	r.precious[key] = precious(u)
 }
 
 // last returns the last answer about an object.
@@ -120,20 +172,33 @@ func (r *recorder) last(key object.Key) (Observation, bool) {
 
 // changes returns what was done to these objects so far.
 func (r *recorder) changes(objects []*unstructured.Unstructured) []Change {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	var out []Change
 	for _, u := range objects {
-		ref := object.RefOf(u)
-		key := ref.Key()
-		if !r.written[key] {
-			continue
+		if c := r.corrected(Change{Ref: object.RefOf(u)}); c.Action != "" {
+			out = append(out, c)
 		}
-		c := Change{Ref: ref, Action: Configured, Recreated: r.deleted[key]}
-		if _, existed := r.before[key]; !existed || c.Recreated {
-			c.Action = Created
-		}
-		out = append(out, c)
 	}
 	return out
+}
+
+// corrected returns a change as it was seen to be, when the object was written: an apply that was begun a second time, or without
+// a dry-run, does not know.
+func (r *recorder) corrected(c Change) Change {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := c.Ref.Key()
+	if !r.written[key] {
+		return c
+	}
+	c.Recreated = r.deleted[key]
+	before, existed := r.before[key]
+	switch {
+	case !existed, c.Recreated:
+		c.Action = Created
+	case before.ResourceVersion == r.after[key].ResourceVersion:
+		c.Action = Unchanged
+	default:
+		c.Action = Configured
+	}
+	return c
 }

@@ -108,7 +108,13 @@ func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if err := api.Decode(undecoded, obj); err != nil {
 		return c.refuse(ctx, req, undecoded, err), nil
 	}
-	obj = c.writer.newest(obj)
+	obj, err := c.writer.current(ctx, obj)
+	if apierrors.IsNotFound(err) {
+		return ctrl.Result{}, nil // the cache has yet to hear of it, and will wake us
+	}
+	if err != nil {
+		return c.unwritten(req, obj, err), nil
+	}
 	switch {
 	case !obj.GetDeletionTimestamp().IsZero():
 		return c.finalize(ctx, req, obj), nil

@@ -38,10 +38,13 @@ type writer[T Object] struct {
 
 	mu      sync.Mutex
 	written map[types.NamespacedName]T
+	// unsure holds objects of which a write got no answer: it may have been done.
+	unsure map[types.NamespacedName]bool
 }
 
 func newWriter[T Object](c client.Client, gvk schema.GroupVersionKind, empty func() T, manager string) *writer[T] {
-	return &writer[T]{client: c, gvk: gvk, empty: empty, manager: manager, written: map[types.NamespacedName]T{}}
+	return &writer[T]{client: c, gvk: gvk, empty: empty, manager: manager,
+		written: map[types.NamespacedName]T{}, unsure: map[types.NamespacedName]bool{}}
 }
 
 // newest returns the newer of the cached object and our own last answer for it.
@@ -61,16 +64,45 @@ func (w *writer[T]) newest(cached T) T {
 	return cached
 }
 
+// current returns the object as a run may begin from it: the newest that is known or, when it is not known what became of the
+// last write, as the API server has it. A difference taken against a cache that has not seen that write would leave out what
+// is to be written anew, and what is then applied would be on record nowhere (faults.md F48).
+func (w *writer[T]) current(ctx context.Context, cached T) (T, error) {
+	key := client.ObjectKeyFromObject(cached)
+	w.mu.Lock()
+	unsure := w.unsure[key]
+	w.mu.Unlock()
+	if !unsure {
+		return w.newest(cached), nil
+	}
+	live, err := w.read(ctx, cached)
+	if err != nil {
+		return cached, fmt.Errorf("reading what became of the last write: %w", err)
+	}
+	w.remember(live)
+	return live, nil
+}
+
+// doubt notes that a write got no answer.
+func (w *writer[T]) doubt(key types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unsure[key] = true
+}
+
 func (w *writer[T]) remember(answer T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.written[client.ObjectKeyFromObject(answer)] = clone(answer)
+	key := client.ObjectKeyFromObject(answer)
+	w.written[key] = clone(answer)
+	delete(w.unsure, key)
 }
 
 func (w *writer[T]) forget(key types.NamespacedName) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.written, key)
+	delete(w.unsure, key)
 }
 
 // patchStatus writes the difference in status between base and obj, if there is any, and returns the API server's answer.
@@ -99,6 +131,7 @@ func (w *writer[T]) patchStatus(ctx context.Context, base, obj T) (T, error) {
 	defer cancel()
 	answer := of(w.gvk, obj)
 	if err := w.client.Status().Patch(ctx, answer, client.RawPatch(types.MergePatchType, data), client.FieldOwner(w.manager)); err != nil {
+		w.doubt(client.ObjectKeyFromObject(obj))
 		return base, fmt.Errorf("patching the status: %w", err)
 	}
 	return w.take(answer)

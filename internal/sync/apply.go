@@ -3,8 +3,10 @@ package sync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -24,8 +26,9 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 	if err != nil {
 		return api.Faultf(api.InvalidSpecReason, api.RetryNever, "spec.ignore: %w", err) // validate has looked before
 	}
+	bestEffort := a.ks.Annotations[api.ApplyAnnotation] == api.ApplyBestEffort
 	changes, err := a.applier.Apply(ctx, a.key, a.build.Objects, kube.ApplyOptions{
-		Force: a.ks.Spec.Force, WaitTimeout: settleTimeout(ctx), Ignore: ignore,
+		Force: a.ks.Spec.Force, BestEffort: bestEffort, WaitTimeout: settleTimeout(ctx), Ignore: ignore,
 		CustomStageKinds: r.Options.CustomStageKinds, MigrateAPIVersion: r.Options.MigrateAPIVersion,
 	})
 	if done := changes.Effective(); len(done) > 0 {
@@ -37,27 +40,48 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 			a.skipped = append(a.skipped, change.Ref)
 		}
 	}
-	if err != nil {
-		a.forgetRefused(err)
-		return api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err))
+	if err == nil {
+		r.builds.keep(a.key, a.build)
+		r.Clusters.Own().Observer.Refer(a.key, a.build.references())
+		return nil
 	}
-	r.builds.keep(a.key, a.build)
-	r.Clusters.Own().Observer.Refer(a.key, a.build.references())
-	return nil
+	var refused *kube.RefusedError
+	if errors.As(err, &refused) {
+		r.forgetRefused(ctx, a, refused)
+		if bestEffort {
+			err = fmt.Errorf("%d of %d objects could not be applied, and nothing was pruned:\n%w", len(refused.Failures), len(a.desired), err)
+		}
+	}
+	return api.AsFault(err, reasonOfApply(err), retryOf(err))
 }
 
 // forgetRefused takes out of the inventory what the API server has refused and what was not tracked before this attempt:
 // nothing of it is on the cluster, and it may be something that cannot be, which nobody could ever prune.
-func (a *attempt) forgetRefused(err error) {
-	var refused *kube.RefusedError
-	if !errors.As(err, &refused) {
-		return
-	}
+func (r *Reconciler) forgetRefused(ctx context.Context, a *attempt, refused *kube.RefusedError) {
 	var refs []object.Ref
 	for _, failure := range refused.Failures {
-		refs = append(refs, failure.Ref)
+		if failure.Untouched {
+			refs = append(refs, failure.Ref)
+		}
 	}
-	a.inventory = object.Subtract(a.inventory, object.Subtract(refs, a.tracked))
+	never := object.Subtract(refs, a.tracked)
+	if len(never) == 0 {
+		return
+	}
+	if err := r.forget(ctx, a, object.Subtract(a.inventory.refs, never)); err != nil {
+		r.Log.Error("taking what was refused out of the inventory", "name", a.key.Name, "namespace", a.key.Namespace, "error", err)
+	}
+}
+
+// checkApply refuses a value of the annotation that is not known: to take it for the default could be what was not meant.
+func checkApply(ks *kustomizev1.Kustomization) error {
+	switch value, set := ks.Annotations[api.ApplyAnnotation]; {
+	case !set, value == api.ApplyAll, value == api.ApplyBestEffort:
+		return nil
+	default:
+		return api.Faultf(api.InvalidSpecReason, api.RetryNever, "the annotation %s is %q, it can be %s or %s; nothing was changed on the cluster",
+			api.ApplyAnnotation, value, api.ApplyAll, api.ApplyBestEffort)
+	}
 }
 
 // maxSettle is how long a definition may take to be ready for the objects that need it.
@@ -71,11 +95,19 @@ func settleTimeout(ctx context.Context) time.Duration {
 	return maxSettle
 }
 
+// reasonOfApply is why an apply has failed.
+func reasonOfApply(err error) string {
+	if errors.Is(err, kube.ErrWebhookUnavailable) {
+		return api.WebhookUnavailableReason
+	}
+	return meta.ReconciliationFailedReason
+}
+
 // retryOf says what makes an apply worth trying again. What the API server refused waits for another commit or for
-// somebody to make room for it; anything else is trouble that passes.
+// somebody to make room for it; anything else is trouble that passes, and so is a webhook that does not answer.
 func retryOf(err error) api.Retry {
 	var refused *kube.RefusedError
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) && !errors.Is(err, kube.ErrWebhookUnavailable) {
 		return api.RetryInterval
 	}
 	return api.RetryBackoff

@@ -66,6 +66,16 @@ func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, fil
 	if err != nil {
 		return nil, relative(err, files.Dir())
 	}
+	err = refuseRenamed(settings, resources, func(without unstructured.Unstructured) (resmap.ResMap, error) {
+		plain, _, err := r.kustomize(ctx, without, files, filepath.Join(files.Dir(), path))
+		if err != nil {
+			return nil, relative(err, files.Dir())
+		}
+		return plain, nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	references := &references{Client: r.variables, seen: map[object.Ref]version{}}
 	if err := r.substitute(ctx, references, ks, settings, resources); err != nil {
 		return nil, err

@@ -81,7 +81,19 @@ func orphanedEvent(refs []object.Ref, why string, metadata map[string]string) re
 func lingeringEvent(refs []object.Ref, timeout time.Duration, metadata map[string]string) reconcile.Event {
 	return reconcile.Event{
 		Type: corev1.EventTypeWarning, Reason: meta.PruneFailedReason, Metadata: metadata,
-		Message: lines(refs, " is still terminating after "+timeout.String()),
+		Message: lines(refs, " is still there after "+timeout.String()),
+	}
+}
+
+// lostPagesReason: a page of the inventory is gone or was tampered with.
+const lostPagesReason = "InventoryPageLost"
+
+// lostPagesEvent tells that objects are tracked no more because what named them is lost.
+func lostPagesEvent(lost []string, metadata map[string]string) reconcile.Event {
+	return reconcile.Event{
+		Type: corev1.EventTypeWarning, Reason: lostPagesReason, Metadata: metadata,
+		Message: "what only these named is left as it is and tracked no more, unless Git still has it; find it by its owner labels:\n" +
+			strings.Join(lost, "\n"),
 	}
 }
 

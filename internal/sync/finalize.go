@@ -22,10 +22,11 @@ import (
 // finalize deletes what a Kustomization that is being deleted has applied, as its deletionPolicy says. It needs neither the
 // source nor the path, only the inventory: both may have gone in the same commit (faults.md F02).
 func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
-	tracked, err := object.FromInventory(a.ks.Status.Inventory)
+	was, err := r.loadInventory(ctx, a)
 	if err != nil {
-		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "reading status.inventory: %w", err)
+		return untrackable(err, meta.PruneFailedReason)
 	}
+	tracked := was.refs
 	if why := keepReason(a.ks); why != "" {
 		r.orphan(a, tracked, why)
 		return nil
@@ -68,15 +69,16 @@ func (r *Reconciler) remove(ctx context.Context, a *attempt, tracked []object.Re
 		if err != nil {
 			return err
 		}
-		if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination {
+		pending := result.With(kube.Pending)
+		if a.ks.GetDeletionPolicy() != kustomizev1.DeletionPolicyWaitForTermination && len(pending) == 0 {
 			return nil
 		}
 		leaving := result.With(kube.Deleted, kube.Deleting, kube.Terminating)
-		r.waits.put(a.key, &wait{over: true, deletion: true, leaving: leaving}) // before looking: what vanishes from here on wakes us
+		r.waits.put(a.key, &wait{over: true, deletion: true, leaving: leaving, pending: pending}) // before looking: what vanishes from here on wakes us
 	}
 	leaving := r.waits.left(a.key)
 	a.gone = object.Subtract(tracked, leaving)
-	return r.awaitTermination(ctx, a, leaving)
+	return r.awaitTermination(ctx, a, tracked, leaving)
 }
 
 // letGo decides about a deletion that could not be carried out (faults.md F08, F11):
@@ -112,14 +114,19 @@ func (r *Reconciler) terminating(ctx context.Context, name string) (bool, error)
 	return namespace.DeletionTimestamp != nil, nil
 }
 
-// awaitTermination waits until everything deleted is gone, at most for the object's timeout; then it lets go and says so. It
-// does not wait in a namespace that is terminating, which would wait for it.
-func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, leaving []object.Ref) error {
+// awaitTermination waits until everything deleted is gone, and its definitions too, at most for the object's timeout; then it
+// lets go and says so. It does not wait in a namespace that is terminating, which would wait for it.
+func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, tracked, leaving []object.Ref) error {
 	lingering, err := a.applier.Lingering(ctx, leaving)
 	if err != nil {
 		return api.Faultf(meta.PruneFailedReason, api.RetryBackoff, "looking for what is left: %w", err)
 	}
-	if len(lingering) == 0 {
+	pending := r.waits.pending(a.key)
+	switch {
+	case len(lingering) == 0 && len(pending) > 0:
+		r.waits.drop(a.key)
+		return r.remove(ctx, a, tracked) // once more, for the definitions
+	case len(lingering) == 0:
 		return nil
 	}
 	if terminating, err := r.terminating(ctx, a.key.Namespace); err == nil && terminating {
@@ -128,7 +135,7 @@ func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, leaving [
 	a.held = lingering.String()
 	rest := time.Until(a.ks.DeletionTimestamp.Add(a.ks.GetTimeout()))
 	if rest <= 0 {
-		r.Recorder.Record(a.ks, lingeringEvent(lingering.Refs(), a.ks.GetTimeout(), a.metadata()))
+		r.Recorder.Record(a.ks, lingeringEvent(append(lingering.Refs(), pending...), a.ks.GetTimeout(), a.metadata()))
 		return nil
 	}
 	return &reconcile.Waiting{After: rest}
@@ -173,5 +180,6 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	r.understood.forget(key)
 	r.dependants.Leave(key)
 	r.missing.Leave(key)
+	r.memory.keep(key, nil)
 	r.Clusters.Forget(key)
 }

@@ -50,7 +50,7 @@ func (r *Reconciler) newWait(a *attempt) *wait {
 	now := time.Now()
 	return &wait{
 		asked: a.asked, artifact: *a.artifact,
-		targets: r.targets(a), by: a.judge(), expiring: a.build.Expiring, leaving: a.leaving,
+		targets: r.targets(a), by: a.judge(), expiring: a.build.Expiring, leaving: a.leaving, pending: a.pending,
 		inventory: a.inventory, digest: a.digest, changed: a.changed,
 		began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
 	}
@@ -71,6 +71,9 @@ func (r *Reconciler) rest(a *attempt, v verdict) {
 		return
 	}
 	r.waits.drop(a.key)
+	if len(a.wait.pending) > 0 {
+		r.Waker.Wake(a.key) // for another run, which deletes them
+	}
 }
 
 // targets returns what the spec wants to be healthy before this Kustomization is Ready, and has it observed. What is not

@@ -41,9 +41,17 @@ type Options struct {
 	MigrateAPIVersion bool
 	// OrphanAfter is how long a deletion that fails is tried again before it lets go.
 	OrphanAfter time.Duration
+	// PruneLimit is the share of the tracked objects, in percent, that one commit may remove; 0 and 100 are no limit.
+	PruneLimit int
+	// InventoryLimit is how many bytes of an inventory a status, and each page beside it, may hold; DefaultInventoryLimit
+	// when zero.
+	InventoryLimit int
 	// Dependency is how often one that waits for another object looks again unasked.
 	Dependency time.Duration
 }
+
+// DefaultInventoryLimit leaves half of what etcd takes for one object to conditions, history and managedFields.
+const DefaultInventoryLimit = 500_000
 
 // Reconciler keeps the cluster as Kustomizations ask.
 type Reconciler struct {
@@ -51,6 +59,8 @@ type Reconciler struct {
 	Reader client.Reader
 	// Live reads past the cache.
 	Live client.Reader
+	// Pages reads and writes the pages of inventories, past the cache.
+	Pages client.Client
 	// Snapshots hands out what the sources have fetched.
 	Snapshots *artifact.Store
 	// Clusters are where objects are applied and observed.
@@ -67,6 +77,7 @@ type Reconciler struct {
 	renderer   *renderer
 	builds     *builds
 	waits      *waits
+	memory     *pageMemory
 	changes    *counters // of variables
 	understood *understood
 	kinds      []schema.GroupVersionKind       // that the cluster knows; set by Setup
@@ -78,7 +89,10 @@ type Reconciler struct {
 func New(r Reconciler, variables client.Client) *Reconciler {
 	r.renderer = &renderer{variables: variables, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
 	r.builds = newBuilds()
-	r.waits = newWaits()
+	r.waits, r.memory = newWaits(), newPageMemory()
+	if r.Options.InventoryLimit == 0 {
+		r.Options.InventoryLimit = DefaultInventoryLimit
+	}
 	r.changes = &counters{by: map[types.NamespacedName]uint64{}}
 	r.understood = newUnderstood()
 	r.dependants = reconcile.NewWaitlist[depend.Ref]()
@@ -115,10 +129,11 @@ type attempt struct {
 	acting    time.Time          // connect: when that was found out
 	plan      Plan               // plan
 	recorded  bool               // track: inventory below is to be reported
-	inventory []object.Ref       // track, prune
+	inventory inventory          // plan, track, apply, prune
 	changed   bool               // apply, prune
 	skipped   []object.Ref       // apply: left alone because an annotation says so
 	leaving   []object.Ref       // prune: deleted, and not gone yet
+	pending   []object.Ref       // prune: definitions that go when leaving is gone
 	checked   bool               // health: there was something to wait for
 	gone      []object.Ref       // finalize: deleted, or not ours to delete
 	held      string             // finalize: what holds up the deletion
@@ -199,8 +214,10 @@ func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*kustomizev1.
 
 // validate refuses what this version cannot do, and what the flags forbid.
 func (r *Reconciler) validate(_ context.Context, a *attempt) error {
-	if err := checkSupported(a.ks); err != nil {
-		return err
+	for _, check := range []func(*kustomizev1.Kustomization) error{checkSupported, checkApply} {
+		if err := check(a.ks); err != nil {
+			return err
+		}
 	}
 	var err error
 	if a.exprs, err = r.understood.of(a.ks); err != nil {

@@ -37,6 +37,18 @@ func keepStale(plan Plan) Plan {
 	return plan
 }
 
+// guardLimit refuses a plan that deletes more than limit percent of what is tracked. Nothing of it is carried out: to apply
+// what is new beside what is old could run everything twice, and would make the next look at the share say something else.
+// An empty build is guardEmpty's.
+func guardLimit(plan Plan, tracked, desired []object.Ref, limit int, allowed bool) error {
+	if limit <= 0 || limit >= 100 || allowed || len(desired) == 0 || len(plan.Prune)*100 <= len(tracked)*limit {
+		return nil
+	}
+	return api.Faultf(api.PruneLimitReason, api.RetryInterval,
+		"the build lacks %d of the %d objects that are tracked, which is more than the %d percent of --prune-limit: nothing was applied or pruned; if they are to go, annotate this Kustomization with %s=true until they have",
+		len(plan.Prune), len(tracked), limit, api.AllowPruneAnnotation)
+}
+
 // guardEmpty refuses to delete everything because a build holds no object. That is far more often a wrong path, a source
 // gone wrong or a bad merge than a wish (faults.md F01, F07).
 func guardEmpty(plan Plan, desired []object.Ref, allowed bool) error {

@@ -71,6 +71,9 @@ func TestPlanProperties(t *testing.T) {
 		if wrong := object.Subtract(plan.Prune, object.Subtract(plan.Prune, desired)); len(wrong) > 0 {
 			t.Fatalf("tracked %v, desired %v: %v is desired and would be pruned", tracked, desired, wrong)
 		}
+		if kept := makePlan(tracked, desired, keepStale); len(kept.Prune) > 0 || len(object.Subtract(kept.Track, desired)) > 0 {
+			t.Fatalf("tracked %v, desired %v: with spec.prune=false the plan is %v", tracked, desired, kept)
+		}
 		if next := makePlan(object.Subtract(plan.Track, plan.Prune), desired); len(next.Prune) > 0 || len(object.Subtract(next.Track, desired)) > 0 {
 			t.Fatalf("tracked %v, desired %v: the plan after the plan is %v", tracked, desired, next)
 		}
@@ -93,5 +96,37 @@ func TestF01_EmptySet(t *testing.T) {
 		if got := errors.As(err, &fault) && fault.Reason == api.EmptySetReason; got != test.refused {
 			t.Errorf("tracked %v, desired %v, allowed %v: %v", test.tracked, test.desired, test.allowed, err)
 		}
+	}
+}
+
+// TestF01_PruneLimit: a plan that removes more than the limit is refused, unless that is allowed.
+func TestF01_PruneLimit(t *testing.T) {
+	four := refs("a", "b", "c", "d")
+	for _, test := range []struct {
+		name             string
+		tracked, desired []object.Ref
+		policies         []Policy
+		limit            int
+		allowed, refused bool
+	}{
+		{"off", four, refs("a"), nil, 0, false, false},
+		{"a hundred percent is off", four, refs("x"), nil, 100, false, false},
+		{"first", nil, four, nil, 10, false, false},
+		{"nothing goes", four, four, nil, 1, false, false},
+		{"just the limit", four, refs("a", "b"), nil, 50, false, false},
+		{"more", four, refs("a"), nil, 50, false, true},
+		{"everything is replaced", four, refs("x", "y"), nil, 99, false, true},
+		{"new objects do not dilute it", four, refs("a", "x", "y", "z", "1", "2", "3", "4", "5"), nil, 50, false, true},
+		{"allowed", four, refs("a"), nil, 50, true, false},
+		{"spec.prune is false", four, refs("a"), []Policy{keepStale}, 50, false, false},
+		{"an empty build is guardEmpty's", four, nil, nil, 50, false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := guardLimit(makePlan(test.tracked, test.desired, test.policies...), test.tracked, test.desired, test.limit, test.allowed)
+			var fault *api.Fault
+			if got := errors.As(err, &fault) && fault.Reason == api.PruneLimitReason; got != test.refused {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

@@ -18,10 +18,13 @@ func (r *Reconciler) prune(ctx context.Context, a *attempt) error {
 		}
 	}
 	result, err := r.pruneRefs(ctx, a, a.plan.Prune)
-	a.inventory = object.Union(a.desired, result.Remaining())
-	a.leaving = result.With(kube.Deleting, kube.Terminating)
-	if err != nil {
+	a.leaving, a.pending = result.With(kube.Deleting, kube.Terminating), result.With(kube.Pending)
+	unrecorded := r.forget(ctx, a, object.Union(a.desired, result.Remaining()))
+	switch {
+	case err != nil:
 		return api.AsFault(err, meta.PruneFailedReason, retryOf(err))
+	case unrecorded != nil:
+		return untracked(unrecorded)
 	}
 	return nil
 }
@@ -31,7 +34,7 @@ func (r *Reconciler) pruneRefs(ctx context.Context, a *attempt, refs []object.Re
 	if len(refs) == 0 {
 		return nil, nil
 	}
-	result, err := a.applier.Prune(ctx, a.key, refs)
+	result, err := a.applier.Prune(ctx, a.key, refs, kube.PruneOptions{Force: a.ks.Spec.Force})
 	if deleted := result.With(kube.Deleted, kube.Deleting); len(deleted) > 0 {
 		a.changed = true
 		r.Recorder.Record(a.ks, deletedEvent(deleted, a.metadata()))

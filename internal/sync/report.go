@@ -7,7 +7,6 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
@@ -29,7 +28,7 @@ func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success
 		status.LastAttemptedRevision = a.artifact.Revision
 	}
 	if a.recorded {
-		status.Inventory = object.ToInventory(a.inventory)
+		a.setInventory(a.ks)
 	}
 	reportHealth(a, end)
 	if end.Waiting == nil && a.digest != "" {

@@ -4,32 +4,32 @@ import (
 	"context"
 	"errors"
 
-	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 
 	"github.com/cleat-dev/cleat/internal/api"
-	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
 // makePlan compares the build with the inventory.
-func (r *Reconciler) makePlan(_ context.Context, a *attempt) error {
-	tracked, err := object.FromInventory(a.ks.Status.Inventory)
+func (r *Reconciler) makePlan(ctx context.Context, a *attempt) error {
+	was, err := r.loadInventory(ctx, a)
 	if err != nil {
-		return api.Faultf(meta.ReconciliationFailedReason, api.RetryInterval, "reading status.inventory: %w", err)
+		return untrackable(err, meta.ReconciliationFailedReason)
 	}
 	var policies []Policy
 	if !a.ks.Spec.Prune {
 		policies = append(policies, keepStale)
 	}
-	a.tracked, a.plan = tracked, makePlan(tracked, a.desired, policies...)
-	return guardEmpty(a.plan, a.desired, a.ks.Annotations[api.AllowEmptyAnnotation] == "true")
+	a.inventory, a.tracked, a.plan = was, was.refs, makePlan(was.refs, a.desired, policies...)
+	if err := guardEmpty(a.plan, a.desired, a.ks.Annotations[api.AllowEmptyAnnotation] == "true"); err != nil {
+		return err
+	}
+	return guardLimit(a.plan, a.tracked, a.desired, r.Options.PruneLimit, a.ks.Annotations[api.AllowPruneAnnotation] == "true")
 }
 
 // track puts on record what the next steps may bring about: a crash after it leaves nothing on the cluster that is in no
 // inventory. When the set of objects is the same as before it costs nothing.
 func (r *Reconciler) track(ctx context.Context, a *attempt) error {
-	a.recorded, a.inventory = true, a.plan.Track
 	a.cluster.Observer.Judge(a.key, a.judge())
 	a.cluster.Observer.Watch(a.key, a.plan.Track)
 	if len(a.plan.Track) > 0 {
@@ -37,7 +37,7 @@ func (r *Reconciler) track(ctx context.Context, a *attempt) error {
 			return untracked(err)
 		}
 	}
-	return untracked(a.run.Save(ctx, func(ks *kustomizev1.Kustomization) { ks.Status.Inventory = object.ToInventory(a.inventory) }))
+	return untracked(r.record(ctx, a, a.plan.Track))
 }
 
 // untracked says what it means that an intent is not on record: nothing may be applied.

@@ -25,9 +25,10 @@ type wait struct {
 	by       *health.Judge       // who judges the targets; nil is kstatus
 	expiring map[object.Key]bool // targets that delete themselves when they are done
 	leaving  []object.Ref        // deleted, and still there
+	pending  []object.Ref        // definitions that are deleted when leaving is gone
 	deletion bool                // the Kustomization is being deleted and waits for leaving alone
 	// Of the attempt, for its report when the wait ends.
-	inventory []object.Ref
+	inventory inventory
 	digest    string
 	changed   bool
 	began     time.Time
@@ -144,6 +145,16 @@ func (w *waits) left(key types.NamespacedName) []object.Ref {
 	defer w.mu.Unlock()
 	if entry := w.by[key]; entry != nil && entry.deletion {
 		return entry.leaving
+	}
+	return nil
+}
+
+// pending returns the definitions that the object's deletion deletes when what it still waits for is gone.
+func (w *waits) pending(key types.NamespacedName) []object.Ref {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if entry := w.by[key]; entry != nil && entry.deletion {
+		return entry.pending
 	}
 	return nil
 }
