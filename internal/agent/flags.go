@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/source/helm"
 )
 
@@ -56,11 +57,16 @@ type Flags struct {
 	OverrideManagers  []string
 	NoCrossNamespace  bool
 	NoRemoteBases     bool
+	SopsAgeSecret     string
+	SopsVaultList     string
+	SopsCheckMAC      bool
+	DecryptionAccount string
 	FeatureGates      string
 
 	// Set by complete.
 	watched, configs labels.Selector
 	strictSubstitute bool
+	objectIdentity   bool
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -103,9 +109,15 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoCrossNamespace, "no-cross-namespace-refs", false, "refuse references to sources of other namespaces")
 	// Flux's default is false. A build that fetches whatever a repository names is a hole; see internal/sync/remote.go.
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
+	set.StringVar(&f.SopsAgeSecret, "sops-age-secret", "", "Secret in the agent's namespace whose age keys decrypt for Kustomizations that name no Secret")
+	// With Flux, a token in a Secret goes to whatever server a file names; see docs/adr/0013.
+	set.StringVar(&f.SopsVaultList, "sops-vault-configmap", "", "ConfigMap in the agent's namespace that lists the Vault servers that keys may be had from; no other is spoken to")
+	// Flux never looks at it.
+	set.BoolVar(&f.SopsCheckMAC, "sops-check-mac", true, "refuse encrypted files that were changed after they were encrypted")
+	set.StringVar(&f.DecryptionAccount, "default-decryption-service-account", "", "ServiceAccount of their own namespace as which Kustomizations that name none have keys from clouds and Vaults; the agent's own when empty")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
 	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
-	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true)")
+	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: ObjectLevelWorkloadIdentity (false), StrictPostBuildSubstitutions (true)")
 }
 
 // complete checks the flags and fills in what depends on the environment.
@@ -153,7 +165,13 @@ func (f *Flags) complete(env map[string]string) error {
 	if f.StorageAdvAddr == "" {
 		f.StorageAdvAddr = f.advertised()
 	}
-	return f.parseGates()
+	if err := f.parseGates(); err != nil {
+		return err
+	}
+	if f.DecryptionAccount != "" && !f.objectIdentity {
+		return errors.New("--default-decryption-service-account needs --feature-gates=ObjectLevelWorkloadIdentity=true")
+	}
+	return nil
 }
 
 // limits is what one source may store.
@@ -161,6 +179,14 @@ func (f *Flags) limits() artifact.Limits {
 	l := artifact.DefaultLimits
 	l.Bytes = f.ArtifactMax
 	return l
+}
+
+// decryption is where keys may come from.
+func (f *Flags) decryption() decrypt.Options {
+	return decrypt.Options{
+		Namespace: f.Namespace, AgeSecret: f.SopsAgeSecret, VaultConfigMap: f.SopsVaultList,
+		DefaultServiceAccount: f.DecryptionAccount, ObjectIdentity: f.objectIdentity, IgnoreMAC: !f.SopsCheckMAC,
+	}
 }
 
 // advertised is the address of artifacts when none is given: the one that is listened on if it names a host, otherwise the
@@ -180,7 +206,7 @@ func (f *Flags) advertised() string {
 
 // parseGates reads --feature-gates. A gate of Flux's that this version does not know is an error, not a surprise later.
 func (f *Flags) parseGates() error {
-	f.strictSubstitute = true
+	f.strictSubstitute, f.objectIdentity = true, false
 	for gate := range strings.SplitSeq(f.FeatureGates, ",") {
 		switch strings.TrimSpace(gate) {
 		case "":
@@ -188,8 +214,12 @@ func (f *Flags) parseGates() error {
 			f.strictSubstitute = true
 		case "StrictPostBuildSubstitutions=false":
 			f.strictSubstitute = false
+		case "ObjectLevelWorkloadIdentity=true":
+			f.objectIdentity = true
+		case "ObjectLevelWorkloadIdentity=false":
+			f.objectIdentity = false
 		default:
-			return fmt.Errorf("--feature-gates: %q is not known; known is StrictPostBuildSubstitutions=true|false", gate)
+			return fmt.Errorf("--feature-gates: %q is not known; known are ObjectLevelWorkloadIdentity and StrictPostBuildSubstitutions, =true|false", gate)
 		}
 	}
 	return nil

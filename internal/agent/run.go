@@ -28,6 +28,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
@@ -136,6 +137,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 			Sharded:              flags.WatchSelector != "",
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.strictSubstitute,
 			Dependency: flags.RequeueDependency,
+			Decryption: decrypt.NewLoader(edge.Client, flags.decryption()),
 		},
 	}, edge.Client)
 	cluster.Observer.Subscribe(r.ObservationChanged)

@@ -2,7 +2,6 @@ package decrypt
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"strconv"
 	"testing"
@@ -165,7 +164,7 @@ func secret(namespace, name string, data map[string]string) *corev1.Secret {
 func loadKeys(t testing.TB, options Options, data map[string]string, more ...client.Object) *Decryptor {
 	t.Helper()
 	c := fake.NewClientBuilder().WithObjects(append(more, secret("apps", "keys", data))...).Build()
-	d, err := NewLoader(c, options).Load(context.Background(), kustomization(nil))
+	d, err := NewLoader(c, options).Load(t.Context(), c, kustomization(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	vault "github.com/hashicorp/vault/api"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -78,12 +79,12 @@ func (who identity) vaultLogin(ctx context.Context, address, path string) (strin
 	}
 	config := vault.DefaultConfig()
 	config.Address = address
-	client, err := vault.NewClient(config)
+	server, err := vault.NewClient(config)
 	if err != nil {
 		return "", fmt.Errorf("making the client: %w", err)
 	}
-	client.ClearToken() // the agent's environment may hold one, which is not this Kustomization's
-	answer, err := client.Logical().WriteWithContext(ctx, path, map[string]any{"role": role, "jwt": issued.Token})
+	server.ClearToken() // the agent's environment may hold one, which is not this Kustomization's
+	answer, err := server.Logical().WriteWithContext(ctx, path, map[string]any{"role": role, "jwt": issued.Token})
 	if err != nil {
 		return "", fmt.Errorf("logging in at %s as role %s: %w", path, role, err)
 	}
@@ -113,13 +114,13 @@ const vaultKey = "config.yaml"
 // trust reads which Vaults may be spoken to. A document says itself which Vault holds its key, and whoever can change the
 // document would have the token sent to a server of theirs (faults.md A33), so that what no administrator has listed is
 // refused. Flux sends a token of a Secret anywhere.
-func (l *Loader) trust(ctx context.Context, keys *keyring) error {
+func (l *Loader) trust(ctx context.Context, from client.Reader, keys *keyring) error {
 	if l.options.VaultConfigMap == "" {
 		return nil
 	}
 	key := types.NamespacedName{Namespace: l.options.Namespace, Name: l.options.VaultConfigMap}
 	var list corev1.ConfigMap
-	if err := l.client.Get(ctx, key, &list); err != nil {
+	if err := from.Get(ctx, key, &list); err != nil {
 		return api.Faultf(meta.BuildFailedReason, api.RetryBackoff, "reading the ConfigMap '%s' of trusted Vaults: %w", key, err)
 	}
 	var config kustomizev1.VaultConfig

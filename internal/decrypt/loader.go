@@ -42,11 +42,11 @@ type Options struct {
 
 // Loader reads the keys of Kustomizations.
 type Loader struct {
-	client  client.Client
+	client  client.Client // for tokens of ServiceAccounts
 	options Options
 }
 
-// NewLoader returns a Loader that reads Secrets, ConfigMaps and ServiceAccounts by c. It silences the loggers of sops, which
+// NewLoader returns a Loader that has the tokens of ServiceAccounts issued by c. It silences the loggers of sops, which
 // are global and write comments of the documents to standard error, and opens the gate of fluxcd/pkg/auth, global too.
 func NewLoader(c client.Client, options Options) *Loader {
 	logging.SetLevel(logrus.PanicLevel)
@@ -56,8 +56,8 @@ func NewLoader(c client.Client, options Options) *Loader {
 	return &Loader{client: c, options: options}
 }
 
-// Load reads the keys of ks. It returns nil when ks asks for no decryption; all methods of a nil Decryptor do nothing.
-func (l *Loader) Load(ctx context.Context, ks *kustomizev1.Kustomization) (*Decryptor, error) {
+// Load reads the keys of ks by from, which so learns what they come from. It returns nil when ks asks for no decryption; all methods of a nil Decryptor do nothing.
+func (l *Loader) Load(ctx context.Context, from client.Reader, ks *kustomizev1.Kustomization) (*Decryptor, error) {
 	asked := ks.Spec.Decryption
 	if asked == nil {
 		return nil, nil
@@ -69,15 +69,15 @@ func (l *Loader) Load(ctx context.Context, ks *kustomizev1.Kustomization) (*Decr
 		return nil, api.Faultf(meta.FeatureGateDisabledReason, api.RetryNever,
 			"to use spec.decryption.serviceAccountName enable the feature gate %s of the agent", auth.FeatureGateObjectLevelWorkloadIdentity)
 	}
-	data, from, err := l.secret(ctx, ks)
+	data, origin, err := l.secret(ctx, from, ks)
 	if err != nil {
 		return nil, err
 	}
 	keys, err := parseKeys(data, asked.SecretRef == nil, l.options.DefaultServiceAccount != "")
 	if err != nil {
-		return nil, api.Faultf(meta.BuildFailedReason, api.RetryInterval, "the decryption Secret '%s': %w", from, err)
+		return nil, api.Faultf(meta.BuildFailedReason, api.RetryInterval, "the decryption Secret '%s': %w", origin, err)
 	}
-	if err := l.trust(ctx, keys); err != nil {
+	if err := l.trust(ctx, from, keys); err != nil {
 		return nil, err
 	}
 	who := l.identity(ks)
@@ -89,7 +89,7 @@ func (l *Loader) Load(ctx context.Context, ks *kustomizev1.Kustomization) (*Decr
 
 // secret returns the data of the Secret that holds the keys of ks: the one it names in its own namespace, and never one of
 // another (faults.md A20), or else the agent's global one.
-func (l *Loader) secret(ctx context.Context, ks *kustomizev1.Kustomization) (map[string][]byte, types.NamespacedName, error) {
+func (l *Loader) secret(ctx context.Context, from client.Reader, ks *kustomizev1.Kustomization) (map[string][]byte, types.NamespacedName, error) {
 	var key types.NamespacedName
 	switch {
 	case ks.Spec.Decryption.SecretRef != nil:
@@ -100,7 +100,7 @@ func (l *Loader) secret(ctx context.Context, ks *kustomizev1.Kustomization) (map
 		return nil, key, nil
 	}
 	var secret corev1.Secret
-	if err := l.client.Get(ctx, key, &secret); err != nil {
+	if err := from.Get(ctx, key, &secret); err != nil {
 		return nil, key, api.Faultf(meta.BuildFailedReason, api.RetryBackoff, "reading the decryption Secret '%s': %w", key, err)
 	}
 	return secret.Data, key, nil

@@ -1,7 +1,6 @@
 package decrypt
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -17,7 +16,8 @@ import (
 
 func loadFrom(t testing.TB, options Options, ks *kustomizev1.Kustomization, objects ...client.Object) (*Decryptor, error) {
 	t.Helper()
-	return NewLoader(fake.NewClientBuilder().WithObjects(objects...).Build(), options).Load(t.Context(), ks)
+	c := fake.NewClientBuilder().WithObjects(objects...).Build()
+	return NewLoader(c, options).Load(t.Context(), c, ks)
 }
 
 // opens reports whether d has the key of text.
@@ -140,7 +140,7 @@ func TestRefusedSpec(t *testing.T) {
 		}
 	}
 	none := kustomization(func(ks *kustomizev1.Kustomization) { ks.Spec.Decryption = nil })
-	d, err := (*Loader)(nil).Load(context.Background(), none)
+	d, err := (*Loader)(nil).Load(t.Context(), nil, none)
 	if d != nil || err != nil || d.Digest() != "" || d.Sensitive() != nil {
 		t.Errorf("without decryption: %v, %v", d, err)
 	}

@@ -31,11 +31,19 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 	}
 	if err != nil {
 		a.forgetRefused(err)
-		return api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err))
+		return masked(api.AsFault(err, meta.ReconciliationFailedReason, retryOf(err)), a.build)
 	}
 	r.builds.keep(a.key, a.build)
 	r.Cluster.Observer.Refer(a.key, a.build.references())
 	return nil
+}
+
+// masked returns a fault about what was built without the values that were decrypted for it: objects that are no Secrets may
+// hold them too.
+func masked(f *api.Fault, built *Build) *api.Fault {
+	out := *f
+	out.Err = object.MaskError(f.Err, built.Sensitive)
+	return &out
 }
 
 // forgetRefused takes out of the inventory what the API server has refused and what was not tracked before this attempt:

@@ -35,7 +35,6 @@ func isSource(kind string) bool {
 func checkSupported(ks *kustomizev1.Kustomization) error {
 	var fields []string
 	for field, set := range map[string]bool{
-		"spec.decryption":         ks.Spec.Decryption != nil,
 		"spec.kubeConfig":         ks.Spec.KubeConfig != nil,
 		"spec.serviceAccountName": ks.Spec.ServiceAccountName != "",
 		"spec.healthCheckExprs":   len(ks.Spec.HealthCheckExprs) > 0,

@@ -24,7 +24,8 @@ import (
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
-// The indexes of Kustomizations: by the source they read, and by the ConfigMaps and Secrets their variables come from.
+// The indexes of Kustomizations: by the source they read, and by the ConfigMaps and Secrets their variables and
+// decryption keys come from.
 const (
 	sourceIndex   = "source"
 	variableIndex = "variables"
@@ -115,7 +116,7 @@ func (r *Reconciler) sortReaders(readers []ctrl.Request, source client.Object) (
 	return changed, same
 }
 
-// referrersOf returns the Kustomizations whose variables come from an object of that kind. Only objects that carry the
+// referrersOf returns the Kustomizations whose variables or keys come from an object of that kind. Only objects that carry the
 // label of --watch-configs-label-selector are watched.
 func (r *Reconciler) referrersOf(kind string) handler.MapFunc {
 	return func(ctx context.Context, o client.Object) []ctrl.Request {
@@ -192,7 +193,7 @@ func sourceKeys(o client.Object) []string {
 	return []string{referenceKey(kind, namespace, name)}
 }
 
-// variableKeys indexes a Kustomization by what its variables come from.
+// variableKeys indexes a Kustomization by what its variables and its decryption keys come from.
 func variableKeys(o client.Object) []string {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
@@ -206,6 +207,9 @@ func variableKeys(o client.Object) []string {
 			name, _ := reference["name"].(string)
 			keys = append(keys, referenceKey(kind, u.GetNamespace(), name))
 		}
+	}
+	if name, found, _ := unstructured.NestedString(u.Object, "spec", "decryption", "secretRef", "name"); found {
+		keys = append(keys, referenceKey("Secret", u.GetNamespace(), name))
 	}
 	return keys
 }
