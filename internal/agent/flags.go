@@ -110,7 +110,7 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	// Flux's default is false. A build that fetches whatever a repository names is a hole; see internal/sync/remote.go.
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
 	set.StringVar(&f.SopsAgeSecret, "sops-age-secret", "", "Secret in the agent's namespace whose age keys decrypt for Kustomizations that name no Secret")
-	// With Flux, a token in a Secret goes to whatever server a file names; see docs/adr/0013.
+	// With Flux, a token in a Secret goes to whatever server a file names; see docs/adr/0015.
 	set.StringVar(&f.SopsVaultList, "sops-vault-configmap", "", "ConfigMap in the agent's namespace that lists the Vault servers that keys may be had from; no other is spoken to")
 	// Flux never looks at it.
 	set.BoolVar(&f.SopsCheckMAC, "sops-check-mac", true, "refuse encrypted files that were changed after they were encrypted")
