@@ -13,6 +13,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/source/helm"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
@@ -60,6 +61,10 @@ type Flags struct {
 	Tenancy           Tenancy
 	PruneLimit        int
 	InventoryMax      int
+	SopsAgeSecret     string
+	SopsVaultList     string
+	SopsCheckMAC      bool
+	DecryptionAccount string
 	FeatureGates      string
 
 	// Set by complete.
@@ -107,6 +112,12 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoCrossNamespace, "no-cross-namespace-refs", false, "refuse references to sources of other namespaces")
 	// Flux's default is false. A build that fetches whatever a repository names is a hole; see internal/sync/remote.go.
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
+	set.StringVar(&f.SopsAgeSecret, "sops-age-secret", "", "Secret in the agent's namespace whose age keys decrypt for Kustomizations that name no Secret")
+	// With Flux, a token in a Secret goes to whatever server a file names; see docs/adr/0020.
+	set.StringVar(&f.SopsVaultList, "sops-vault-configmap", "", "ConfigMap in the agent's namespace that lists the Vault servers that keys may be had from; no other is spoken to")
+	// Flux never looks at it.
+	set.BoolVar(&f.SopsCheckMAC, "sops-check-mac", true, "refuse encrypted files that were changed after they were encrypted")
+	set.StringVar(&f.DecryptionAccount, "default-decryption-service-account", "", "ServiceAccount of their own namespace as which Kustomizations that name none have keys from clouds and Vaults; the agent's own when empty")
 	set.IntVar(&f.PruneLimit, "prune-limit", 0, "percent of its tracked objects that one commit may remove from a Kustomization that is not annotated with "+api.AllowPruneAnnotation+"=true; 0 is no limit, as in Flux")
 	set.IntVar(&f.InventoryMax, "inventory-max-size", appsync.DefaultInventoryLimit, "bytes of an inventory that a status holds; the rest goes into ConfigMaps of that size")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
@@ -169,8 +180,13 @@ func (f *Flags) complete(env map[string]string) error {
 	if err := f.Tenancy.complete(); err != nil {
 		return err
 	}
-	f.gates, err = parseGates(f.FeatureGates)
-	return err
+	if f.gates, err = parseGates(f.FeatureGates); err != nil {
+		return err
+	}
+	if f.DecryptionAccount != "" && !f.gates[workloadIdentity] {
+		return errors.New("--default-decryption-service-account needs --feature-gates=" + workloadIdentity + "=true")
+	}
+	return nil
 }
 
 // limits is what one source may store.
@@ -178,6 +194,14 @@ func (f *Flags) limits() artifact.Limits {
 	l := artifact.DefaultLimits
 	l.Bytes = f.ArtifactMax
 	return l
+}
+
+// decryption is where keys may come from.
+func (f *Flags) decryption() decrypt.Options {
+	return decrypt.Options{
+		Namespace: f.Namespace, AgeSecret: f.SopsAgeSecret, VaultConfigMap: f.SopsVaultList,
+		DefaultServiceAccount: f.DecryptionAccount, ObjectIdentity: f.gates[workloadIdentity], IgnoreMAC: !f.SopsCheckMAC,
+	}
 }
 
 // advertised is the address of artifacts when none is given: the one that is listened on if it names a host, otherwise the

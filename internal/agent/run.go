@@ -28,6 +28,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
@@ -144,6 +145,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 			DefaultServiceAccount: flags.Tenancy.DefaultServiceAccount, OrphanAfter: flags.Tenancy.OrphanAfter,
 			CustomStageKinds: flags.Tenancy.stages, MigrateAPIVersion: flags.gates[migrateAPIVersion],
 			PruneLimit: flags.PruneLimit, InventoryLimit: flags.InventoryMax,
+			Decryption: decrypt.NewLoader(edge.Client, flags.decryption()),
 		},
 	}, edge.Client)
 	clusters.Subscribe(r.ObservationChanged)

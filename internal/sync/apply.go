@@ -52,7 +52,15 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 			err = fmt.Errorf("%d of %d objects could not be applied, and nothing was pruned:\n%w", len(refused.Failures), len(a.desired), err)
 		}
 	}
-	return api.AsFault(err, reasonOfApply(err), retryOf(err))
+	return masked(api.AsFault(err, reasonOfApply(err), retryOf(err)), a.build)
+}
+
+// masked returns a fault about what was built without the values that were decrypted for it: objects that are no Secrets may
+// hold them too.
+func masked(f *api.Fault, built *Build) *api.Fault {
+	out := *f
+	out.Err = object.MaskError(f.Err, built.Sensitive)
+	return &out
 }
 
 // forgetRefused takes out of the inventory what the API server has refused and what was not tracked before this attempt:

@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -38,6 +39,9 @@ type Build struct {
 	Expiring map[object.Key]bool
 	// Digest identifies the built manifests, as in status.history.
 	Digest string
+	// Sensitive masks errors about Objects, beside the Secrets among them: it has every value that was decrypted. It is nil
+	// in a build that was remembered, too.
+	Sensitive *unstructured.Unstructured
 
 	// from is what the build was made from, so that it can be told whether the next would be the same. Nil: it cannot.
 	from *origin
@@ -48,6 +52,8 @@ type Build struct {
 type renderer struct {
 	// variables reads the ConfigMaps and Secrets of postBuild.substituteFrom.
 	variables client.Client
+	// decryption reads the keys that a Kustomization decrypts with.
+	decryption *decrypt.Loader
 	// remoteBases allows a kustomization to name resources by URL.
 	remoteBases bool
 	// strict fails the build on a variable that is neither set nor has a default.
@@ -58,16 +64,31 @@ type renderer struct {
 
 // build builds the directory path of files, relative to their top, for ks. Nothing outside of files is read.
 func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, files files, path string) (*Build, error) {
+	references := &references{Client: r.variables, seen: map[object.Ref]version{}}
+	keys, err := r.decryption.Load(ctx, references, ks)
+	if err != nil {
+		return nil, err
+	}
+	build, err := r.buildWith(ctx, ks, files, path, references, keys)
+	if err != nil {
+		return nil, object.MaskError(err, keys.Sensitive())
+	}
+	build.Sensitive = keys.Sensitive()
+	return build, nil
+}
+
+// buildWith builds with keys to decrypt by. Its errors may quote what was decrypted.
+func (r *renderer) buildWith(ctx context.Context, ks *kustomizev1.Kustomization, files files, path string, references *references, keys *decrypt.Decryptor) (*Build, error) {
 	settings, err := encode(ks)
 	if err != nil {
 		return nil, err
 	}
-	resources, seen, err := r.kustomize(ctx, settings, files, filepath.Join(files.Dir(), path))
+	resources, seen, err := r.kustomize(ctx, settings, files, filepath.Join(files.Dir(), path), keys)
 	if err != nil {
 		return nil, relative(err, files.Dir())
 	}
 	err = refuseRenamed(settings, resources, func(without unstructured.Unstructured) (resmap.ResMap, error) {
-		plain, _, err := r.kustomize(ctx, without, files, filepath.Join(files.Dir(), path))
+		plain, _, err := r.kustomize(ctx, without, files, filepath.Join(files.Dir(), path), keys)
 		if err != nil {
 			return nil, relative(err, files.Dir())
 		}
@@ -76,7 +97,9 @@ func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, fil
 	if err != nil {
 		return nil, err
 	}
-	references := &references{Client: r.variables, seen: map[object.Ref]version{}}
+	if err := keys.Objects(ctx, resources); err != nil {
+		return nil, err
+	}
 	if err := r.substitute(ctx, references, ks, settings, resources); err != nil {
 		return nil, err
 	}
@@ -146,14 +169,14 @@ func (r *Reconciler) render(ctx context.Context, a *attempt) (*Build, error) {
 	}
 }
 
-// kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file. It
-// also returns what was looked at, unless that cannot be told.
-func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstructured, files files, dir string) (resmap.ResMap, *reads, error) {
+// kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file and the
+// sources of its generators and patches decrypted. It also returns what was looked at, unless that cannot be told.
+func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor) (resmap.ResMap, *reads, error) {
 	done, err := openAPI.share(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	resources, seen, own, err := r.accumulate(settings, files, dir, false)
+	resources, seen, own, err := r.accumulate(ctx, settings, files, dir, keys, false)
 	done()
 	if !own {
 		return resources, seen, err
@@ -162,13 +185,13 @@ func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstruct
 		return nil, nil, err
 	}
 	defer done()
-	resources, seen, _, err = r.accumulate(settings, files, dir, true)
+	resources, seen, _, err = r.accumulate(ctx, settings, files, dir, keys, true)
 	return resources, seen, err
 }
 
 // accumulate is one run of the library. Without leave to replace the OpenAPI schema, own says that it has ended because
-// the build has one of its own.
-func (r *renderer) accumulate(settings unstructured.Unstructured, files files, dir string, replace bool) (resources resmap.ResMap, seen *reads, own bool, err error) {
+// the build has one of its own. What was decrypted for one Kustomization is shared with no other.
+func (r *renderer) accumulate(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor, replace bool) (resources resmap.ResMap, seen *reads, own bool, err error) {
 	// The library panics on data that it did not expect.
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -191,7 +214,7 @@ func (r *renderer) accumulate(settings unstructured.Unstructured, files files, d
 		return nil, nil, false, err
 	}
 	key := object.DigestOfText(dir[len(files.Dir()):] + "\n" + string(manifest))
-	if !r.remoteBases && !replace {
+	if !r.remoteBases && !replace && keys == nil {
 		if known, reads := r.shared.find(key, files); known != nil {
 			seen.add(reads)
 			return known, seen, false, nil
@@ -199,6 +222,9 @@ func (r *renderer) accumulate(settings unstructured.Unstructured, files files, d
 	}
 	overlay := securefs.MakeFsInMemory(disk)
 	if err := overlay.WriteFile(file, manifest); err != nil {
+		return nil, nil, false, err
+	}
+	if err := keys.Sources(ctx, overlay, files.Dir(), dir); err != nil {
 		return nil, nil, false, err
 	}
 	guarded := &guard{FileSystem: overlay, remote: r.remoteBases, replace: replace}
@@ -211,7 +237,7 @@ func (r *renderer) accumulate(settings unstructured.Unstructured, files files, d
 		return nil, nil, false, err
 	case r.remoteBases:
 		return resources, nil, false, nil
-	case !replace:
+	case !replace && keys == nil:
 		r.shared.keep(key, resources, seen)
 	}
 	return resources, seen, false, nil
@@ -297,7 +323,7 @@ func remember(secrets *unstructured.Unstructured, values map[string]string) {
 // finish brings the objects into the form in which they are applied.
 func finish(ks *kustomizev1.Kustomization, objects []*unstructured.Unstructured) error {
 	for _, u := range objects {
-		if _, encrypted := u.Object["sops"]; encrypted && u.GetKind() == "Secret" {
+		if _, encrypted := u.Object["sops"]; encrypted && u.GetKind() == "Secret" && !decrypt.Disabled(u.GetAnnotations()) {
 			return fmt.Errorf("%s is SOPS encrypted, configuring decryption is required for this secret to be reconciled",
 				ssautil.FmtUnstructured(u))
 		}
@@ -344,6 +370,10 @@ func checkPath(root fs.FS, path string) (string, error) {
 // relative removes the snapshot's place on this machine from an error's text, so that the same failure reads the same on
 // every run and every host.
 func relative(err error, root string) error {
+	var told *api.Fault
+	if errors.As(err, &told) {
+		return told // ours, which knows better than to name it
+	}
 	text := strings.ReplaceAll(err.Error(), root+string(filepath.Separator), "")
 	return errors.New(strings.ReplaceAll(text, root, "."))
 }

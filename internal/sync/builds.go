@@ -46,7 +46,7 @@ func (b *builds) keep(key types.NamespacedName, build *Build) {
 		return
 	}
 	known := *build
-	known.Objects = nil
+	known.Objects, known.Sensitive = nil, nil
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.by[key] = &known

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
@@ -46,6 +47,8 @@ type Options struct {
 	// InventoryLimit is how many bytes of an inventory a status, and each page beside it, may hold; DefaultInventoryLimit
 	// when zero.
 	InventoryLimit int
+	// Decryption reads the keys of Kustomizations.
+	Decryption *decrypt.Loader
 	// Dependency is how often one that waits for another object looks again unasked.
 	Dependency time.Duration
 }
@@ -87,7 +90,7 @@ type Reconciler struct {
 
 // New completes a Reconciler whose exported fields are set. variables reads the ConfigMaps and Secrets that builds refer to.
 func New(r Reconciler, variables client.Client) *Reconciler {
-	r.renderer = &renderer{variables: variables, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
+	r.renderer = &renderer{variables: variables, decryption: r.Options.Decryption, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
 	r.builds = newBuilds()
 	r.waits, r.memory = newWaits(), newPageMemory()
 	if r.Options.InventoryLimit == 0 {

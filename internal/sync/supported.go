@@ -35,7 +35,6 @@ func isSource(kind string) bool {
 func checkSupported(ks *kustomizev1.Kustomization) error {
 	var fields []string
 	for field, set := range map[string]bool{
-		"spec.decryption": ks.Spec.Decryption != nil,
 		"spec.sourceRef.kind: " + ks.Spec.SourceRef.Kind: !isSource(ks.Spec.SourceRef.Kind),
 	} {
 		if set {

@@ -25,7 +25,8 @@ import (
 	"github.com/cleat-dev/cleat/internal/reconcile/depend"
 )
 
-// The indexes of Kustomizations: by the source they read, and by the ConfigMaps and Secrets their variables come from.
+// The indexes of Kustomizations: by the source they read, and by the ConfigMaps and Secrets their variables and
+// decryption keys come from.
 const (
 	sourceIndex   = "source"
 	variableIndex = "variables"
@@ -121,7 +122,7 @@ func (r *Reconciler) sortReaders(readers []ctrl.Request, source client.Object) (
 	return changed, same
 }
 
-// referrersOf returns the Kustomizations whose variables come from an object of that kind. Only objects that carry the
+// referrersOf returns the Kustomizations whose variables or keys come from an object of that kind. Only objects that carry the
 // label of --watch-configs-label-selector are watched.
 func (r *Reconciler) referrersOf(kind string) handler.MapFunc {
 	return func(ctx context.Context, o client.Object) []ctrl.Request {
@@ -200,7 +201,7 @@ func sourceKeys(o client.Object) []string {
 	return []string{referenceKey(kind, namespace, name)}
 }
 
-// variableKeys indexes a Kustomization by what its variables come from, and by how it reaches its cluster.
+// variableKeys indexes a Kustomization by what its variables and decryption keys come from, and by how it reaches its cluster.
 func variableKeys(o client.Object) []string {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
@@ -219,6 +220,9 @@ func variableKeys(o client.Object) []string {
 			name, _ := reference["name"].(string)
 			keys = append(keys, referenceKey(kind, u.GetNamespace(), name))
 		}
+	}
+	if name, found, _ := unstructured.NestedString(u.Object, "spec", "decryption", "secretRef", "name"); found {
+		keys = append(keys, referenceKey("Secret", u.GetNamespace(), name))
 	}
 	return keys
 }
