@@ -217,7 +217,7 @@ func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*kustomizev1.
 
 // validate refuses what this version cannot do, and what the flags forbid.
 func (r *Reconciler) validate(_ context.Context, a *attempt) error {
-	for _, check := range []func(*kustomizev1.Kustomization) error{checkSupported, checkApply} {
+	for _, check := range []func(*kustomizev1.Kustomization) error{checkSourceKind, checkApply} {
 		if err := check(a.ks); err != nil {
 			return err
 		}
