@@ -131,7 +131,8 @@ func (s *sources) git(ctx context.Context) error {
 	do := s.controller(api.GitRepositoryKind).
 		Watches(api.Undecoded(api.GitRepositoryKind), including, builder.WithPredicates(reconcile.ArtifactChanged()))
 	return do.Complete(git.NewRepositories(git.Options{
-		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
+		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Edge: s.edge, Waker: s.refetch[api.GitRepositoryKind],
+		Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
 	}))
 }
 

@@ -135,7 +135,7 @@ func (w *world) change(set func(*sourcev1.Bucket)) {
 // files reads the snapshot of the artifact as its readers do.
 func (w *world) files(o *sourcev1.Bucket) map[string]string {
 	w.t.Helper()
-	snapshot, release, err := w.store.Acquire(o.Status.Artifact.Digest)
+	snapshot, release, err := w.store.Acquire(stored(shop), o.Status.Artifact.Digest)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -310,7 +310,7 @@ func TestF32_LostDiskIsFetchedAgain(t *testing.T) {
 	first := w.ready()
 	w.restart(t.TempDir())
 	second := w.ready()
-	if second.Status.Artifact.Digest != first.Status.Artifact.Digest || !w.store.Holds(second.Status.Artifact) {
+	if second.Status.Artifact.Digest != first.Status.Artifact.Digest || !w.store.Holds(stored(shop), second.Status.Artifact) {
 		t.Errorf("artifact %+v", second.Status.Artifact)
 	}
 	if events := w.events.take(); len(events) > 0 {
@@ -357,7 +357,7 @@ func TestA05_KeysThatLeaveTheDirectoryAreRefused(t *testing.T) {
 		if reason, message := w.fails(); reason != sourcev1.InvalidPathReason || !strings.Contains(message, "illegal path") {
 			t.Errorf("%q: %s: %s", key, reason, message)
 		}
-		if !w.store.Holds(before.Status.Artifact) {
+		if !w.store.Holds(stored(shop), before.Status.Artifact) {
 			t.Error("what was good before is gone")
 		}
 	}
@@ -621,14 +621,14 @@ func TestSuspendedAndDeleted(t *testing.T) {
 	if w.reconcile(); s.Lists() > 0 {
 		t.Error("a suspended Bucket was listed")
 	}
-	if !w.store.Holds(a) {
+	if !w.store.Holds(stored(shop), a) {
 		t.Error("a suspended Bucket lost its artifact")
 	}
 	if err := w.client.Delete(t.Context(), w.reconcile()); err != nil {
 		t.Fatal(err)
 	}
 	w.reconcile()
-	if w.store.Holds(a) {
+	if w.store.Holds(stored(shop), a) {
 		t.Error("a deleted Bucket still has an artifact")
 	}
 	if err := w.client.Get(t.Context(), shop, &sourcev1.Bucket{}); client.IgnoreNotFound(err) != nil || err == nil {

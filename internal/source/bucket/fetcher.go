@@ -109,7 +109,7 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 				w.writer.Close()
 			}
 		}()
-		before := f.before(l.known)
+		before := f.before(key, l.known)
 		defer before.release()
 		if err = l.index.write(ctx, l.storage, before.reuse, w.writer); err != nil {
 			return w, err
@@ -122,8 +122,13 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 	return w.snapshot, w.writer, err
 }
 
+// stored names the Bucket as the storage does.
+func stored(key types.NamespacedName) artifact.Object {
+	return artifact.Object{Kind: sourcev1.BucketKind, Namespace: key.Namespace, Name: key.Name}
+}
+
 // before takes hold of the snapshot that is remembered.
-func (f *Fetcher) before(known *memory) (b struct {
+func (f *Fetcher) before(key types.NamespacedName, known *memory) (b struct {
 	reuse
 	release func()
 }) {
@@ -131,7 +136,7 @@ func (f *Fetcher) before(known *memory) (b struct {
 	if known == nil {
 		return b
 	}
-	snapshot, release, err := f.store.Acquire(known.Digest)
+	snapshot, release, err := f.store.Acquire(stored(key), known.Digest)
 	if err != nil {
 		return b // it has been collected, or the volume was lost: everything is downloaded
 	}

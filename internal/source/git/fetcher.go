@@ -350,7 +350,7 @@ type Layout struct {
 	Previous Previous
 }
 
-// Previous is a snapshot that was made of a commit.
+// Previous is a snapshot that was made of a commit. Who names it has to know that it is his own.
 type Previous struct{ Commit, Digest string }
 
 // Include is a directory of another source's snapshot that goes to a directory of this one's.
@@ -407,7 +407,7 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash 
 		return nil, nil, err
 	}
 	what.layout = key
-	if s, release, err := g.store.Acquire(g.digest(what)); err == nil {
+	if s, release, err := g.store.AcquireWritten(g.digest(what)); err == nil {
 		return s, release, nil // another commit, or object with the same mirror, has the same content
 	}
 	if layout.Submodules {
@@ -423,7 +423,7 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash 
 			return nil, nil, err
 		}
 	}
-	if previous, release, err := g.store.Acquire(layout.Previous.Digest); err == nil {
+	if previous, release, err := g.store.AcquireWritten(layout.Previous.Digest); err == nil {
 		defer release()
 		if err := g.remember(ctx, x, mi, layout.Previous.Commit, previous); err != nil {
 			return nil, nil, err

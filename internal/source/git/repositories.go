@@ -29,8 +29,10 @@ type Options struct {
 	Store   *artifact.Store
 	Fetcher *Fetcher
 	// Secrets reads the Secrets that the spec names.
-	Secrets  client.Reader
-	Edge     reconcile.Edge
+	Secrets client.Reader
+	Edge    reconcile.Edge
+	// Waker wakes GitRepositories: one that somebody includes and that is not in the storage, and those who wait for it.
+	Waker    *reconcile.Waker
 	Recorder *reconcile.Recorder
 	Log      *slog.Logger
 }
@@ -42,10 +44,13 @@ func NewRepositories(o Options) *reconcile.Controller[*sourcev1.GitRepository, *
 }
 
 func newRepositories(o Options) *repositories {
-	return &repositories{
+	g := &repositories{
 		store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, reader: o.Edge.Reader, recorder: o.Recorder, log: o.Log,
 		tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
+		lacking: reconcile.NewWaitlist[string](), waker: o.Waker, dependency: o.Edge.Timing.Dependency,
 	}
+	o.Store.Subscribe(g.published)
+	return g
 }
 
 type repositories struct {
@@ -57,6 +62,10 @@ type repositories struct {
 	log      *slog.Logger
 	tokens   *tokens
 	clouds   map[string]auth.GitCredentialsProvider
+
+	lacking    *reconcile.Waitlist[string] // by the digest of an included artifact that was lost
+	waker      *reconcile.Waker
+	dependency time.Duration // the safety net of a wait for another object
 
 	mu     sync.Mutex
 	looked map[types.NamespacedName]time.Time // when an object has last seen an answer of its server
@@ -247,9 +256,9 @@ func (g *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 		layout.Previous = Previous{Commit: hash, Digest: a.Stored.Digest}
 	}
 	for _, i := range a.included {
-		snapshot, release, err := g.store.Acquire(i.artifact.Digest)
+		snapshot, release, err := g.store.Acquire(inStore(a.obj.Namespace, i.name), i.artifact.Digest)
 		if err != nil {
-			return i.unavailable("NoArtifact", err)
+			return i.unavailable(noArtifactReason, err)
 		}
 		defer release()
 		layout.Include = append(layout.Include, Include{Snapshot: snapshot, From: i.from, To: i.to})
@@ -263,6 +272,11 @@ func (g *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 	return err
 }
 
+// inStore names a GitRepository as the storage does.
+func inStore(namespace, name string) artifact.Object {
+	return artifact.Object{Kind: sourcev1.GitRepositoryKind, Namespace: namespace, Name: name}
+}
+
 func (g *repositories) announce(a *attempt, end reconcile.Outcome) {
 	a.Announce(g.recorder, a.run.Obj, end, a.artifact, stored(a.commit))
 }
@@ -274,6 +288,7 @@ func (g *repositories) gone(key types.NamespacedName) {
 	g.mu.Lock()
 	delete(g.looked, key)
 	g.mu.Unlock()
+	g.lacking.Leave(key)
 	if err := source.Remove(g.store, sourcev1.GitRepositoryKind, key); err != nil {
 		// The next start of the agent finds what is left.
 		g.log.Error("removing artifacts", "kind", sourcev1.GitRepositoryKind, "name", key.Name, "namespace", key.Namespace, "error", err)
