@@ -182,7 +182,7 @@ func (b *buckets) list(ctx context.Context, a *attempt) (err error) {
 		return listFault(err)
 	}
 	a.revision = a.look.index.revision()
-	if a.before.Stored != nil && a.before.Stored.HasRevision(a.revision) {
+	if a.look.stored(a.before.Stored) {
 		a.artifact = a.before.Stored
 	}
 	return nil

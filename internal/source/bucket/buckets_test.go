@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -16,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -302,6 +304,76 @@ func TestOnlyChangedObjectsAreDownloaded(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestContentOfAnotherBucketIsNotReused: an ETag says nothing about content of another server or bucket.
+func TestContentOfAnotherBucketIsNotReused(t *testing.T) {
+	// Both list the same names with the same ETags, as servers do that count versions instead of hashing content.
+	one := &versioned{fake3{objects: map[string]string{"a.yaml": "1", ".sourceignore": "none\n"}}}
+	two := &versioned{fake3{objects: map[string]string{"a.yaml": "2", ".sourceignore": "nada\n"}}}
+	first, second := httptest.NewServer(one), httptest.NewServer(two)
+	defer first.Close()
+	defer second.Close()
+	endpoint := func(s *httptest.Server) string { return strings.TrimPrefix(s.URL, "http://") }
+	for name, change := range map[string]func(*sourcev1.Bucket){
+		"endpoint": func(o *sourcev1.Bucket) { o.Spec.Endpoint = endpoint(second) },
+		"name":     func(o *sourcev1.Bucket) { o.Spec.BucketName, o.Spec.Endpoint = "other", endpoint(second) },
+		"region":   func(o *sourcev1.Bucket) { o.Spec.Region, o.Spec.Endpoint = "eu-west-1", endpoint(second) },
+	} {
+		w := newWorld(t, Limits{}, bucket(endpoint(first)), keys())
+		before := w.ready()
+		again := w.ready()
+		if again.ResourceVersion != before.ResourceVersion {
+			t.Fatal("the same bucket is not the same")
+		}
+		w.change(change)
+		o := w.ready()
+		if diff := cmp.Diff(two.objects, w.files(o)); diff != "" || o.Status.Artifact.Digest == before.Status.Artifact.Digest {
+			t.Errorf("%s: it has content of the bucket before:\n%s", name, diff)
+		}
+	}
+	spec := func(change func(*sourcev1.BucketSpec)) string {
+		o := bucket("s3.example").Spec
+		change(&o)
+		return origin(&o, secrets{keys: map[string][]byte{"accesskey": []byte("alice"), "secretkey": []byte("s3cret")}})
+	}
+	same := spec(func(*sourcev1.BucketSpec) {})
+	for name, change := range map[string]func(*sourcev1.BucketSpec){
+		"endpoint": func(s *sourcev1.BucketSpec) { s.Endpoint = "s4.example" }, "name": func(s *sourcev1.BucketSpec) { s.BucketName = "x" },
+		"region": func(s *sourcev1.BucketSpec) { s.Region = "x" }, "provider": func(s *sourcev1.BucketSpec) { s.Provider = "aws" },
+		"two fields": func(s *sourcev1.BucketSpec) { s.Endpoint, s.BucketName = "s3.examples", "hop" },
+	} {
+		if spec(change) == same {
+			t.Errorf("%s: is the same origin", name)
+		}
+	}
+	if spec(func(s *sourcev1.BucketSpec) { s.Prefix, s.Provider = "x", "" }) != same {
+		t.Error("another prefix of the same bucket is another origin")
+	}
+	o := bucket("s3.example").Spec
+	if origin(&o, secrets{keys: map[string][]byte{"accesskey": []byte("bob")}}) == same {
+		t.Error("the bucket of another account is the same origin")
+	}
+}
+
+// versioned gives every content the same ETag.
+type versioned struct{ fake3 }
+
+func (v *versioned) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, key, isObject := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if isObject && key != "" {
+		w.Header().Set("ETag", `"v1"`)
+		w.Header().Set("Last-Modified", time.Unix(0, 0).UTC().Format(http.TimeFormat))
+		fmt.Fprint(w, v.objects[key])
+		return
+	}
+	var list bytes.Buffer
+	recorded := httptest.NewRecorder()
+	v.fake3.ServeHTTP(recorded, r)
+	list.WriteString(etagPattern.ReplaceAllString(recorded.Body.String(), `<ETag>"v1"</ETag>`))
+	_, _ = list.WriteTo(w)
+}
+
+var etagPattern = regexp.MustCompile(`<ETag>[^<]*</ETag>`)
 
 // With the disk lost everything is fetched again; it is the same artifact, and no news.
 func TestF32_LostDiskIsFetchedAgain(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -67,7 +68,13 @@ func (f *Fetcher) open(ctx context.Context, spec *sourcev1.BucketSpec, s secrets
 type look struct {
 	storage storage
 	index   *index
-	known   *memory
+	from    string
+	known   *memory // nil when nothing is known of what is there
+}
+
+// stored reports whether the artifact that was published before is of this very bucket.
+func (l look) stored(a *meta.Artifact) bool {
+	return a != nil && l.known != nil && l.known.Digest == a.Digest && a.HasRevision(l.index.revision())
 }
 
 func (l look) close() {
@@ -79,7 +86,8 @@ func (l look) close() {
 // list lists the bucket. It returns when ctx ends, whatever the server does.
 func (f *Fetcher) list(ctx context.Context, key types.NamespacedName, spec *sourcev1.BucketSpec, s secrets) (look, error) {
 	found, err := source.Detached(ctx, &f.running, func() (look, error) {
-		l := look{known: f.memories.read(key)}
+		l := look{from: origin(spec, s)}
+		l.known = f.memories.read(key, l.from)
 		var err error
 		// Not ctx: a client of Google keeps it for the tokens that it gets later.
 		if l.storage, err = f.open(context.WithoutCancel(ctx), spec, s); err != nil {
@@ -117,7 +125,7 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 		if w.snapshot, err = w.writer.Commit(); err != nil {
 			return w, err
 		}
-		return w, f.memories.write(f.store, key, l.index.remember(w.snapshot.Digest))
+		return w, f.memories.write(f.store, key, l.index.remember(l.from, w.snapshot.Digest))
 	}, func(w written) { w.writer.Close() })
 	return w.snapshot, w.writer, err
 }
@@ -145,8 +153,8 @@ func (f *Fetcher) before(key types.NamespacedName, known *memory) (b struct {
 }
 
 // remember is what there is to know next time.
-func (i *index) remember(digest string) memory {
-	m := memory{Digest: digest, ETags: make(map[string]string, len(i.objects)), Ignore: i.text}
+func (i *index) remember(from, digest string) memory {
+	m := memory{From: from, Digest: digest, ETags: make(map[string]string, len(i.objects)), Ignore: i.text}
 	for key, o := range i.objects {
 		m.ETags[key] = o.ETag
 	}
