@@ -47,6 +47,7 @@ func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (st
 	}
 	client, err := azureClient(endpoint, s, options)
 	if err != nil {
+		transport.CloseIdleConnections()
 		return nil, err
 	}
 	return &azure{client: client, container: spec.BucketName, transport: transport}, nil
@@ -54,7 +55,7 @@ func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (st
 
 func azureClient(endpoint *url.URL, s secrets, options policy.ClientOptions) (*azblob.Client, error) {
 	blobs := &azblob.ClientOptions{ClientOptions: options}
-	identity, err := azureIdentity(s, options)
+	identity, err := azureIdentity(endpoint, s, options)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func azureClient(endpoint *url.URL, s secrets, options policy.ClientOptions) (*a
 		}
 		return azblob.NewClientWithNoCredential(signed, blobs)
 	case s.keys == nil:
-		return ambientAzure(endpoint, options, blobs)
+		return ambientAzure(endpoint, blobs)
 	default:
 		return nil, fmt.Errorf("%w: the Secret of spec.secretRef needs one of: \"clientId\" (with \"tenantId\" and \"clientSecret\" "+
 			"or \"clientCertificate\"), \"accountKey\", \"sasKey\"", source.ErrAuthentication)
@@ -98,7 +99,7 @@ func withSAS(endpoint url.URL, sas string) (string, error) {
 }
 
 // azureIdentity returns nil when the Secret does not name one.
-func azureIdentity(s secrets, options policy.ClientOptions) (azcore.TokenCredential, error) {
+func azureIdentity(endpoint *url.URL, s secrets, options policy.ClientOptions) (azcore.TokenCredential, error) {
 	text := func(key string) string { return string(s.keys[key]) }
 	client, tenant := text("clientId"), text("tenantId")
 	if host := text("authorityHost"); host != "" {
@@ -120,9 +121,15 @@ func azureIdentity(s secrets, options policy.ClientOptions) (azcore.TokenCredent
 		}
 		return azidentity.NewClientCertificateCredential(tenant, client, certificates, key,
 			&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, SendCertificateChain: chain == "1" || chain == "true"})
+	case !isAzure(endpoint):
+		return nil, fmt.Errorf("%w: the Secret's \"clientId\" alone names an identity of the node, whose token is only shown to Azure Blob Storage over https; "+
+			"correct spec.endpoint, or give the identity's \"tenantId\" and \"clientSecret\" too", source.ErrAuthentication)
 	default:
-		// The metadata service has a link-local address, and it is the library that knows it.
-		identity, err = azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ID: azidentity.ClientID(client)})
+		own, ownErr := ownAzure()
+		if ownErr != nil {
+			return nil, ownErr
+		}
+		identity, err = azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: own, ID: azidentity.ClientID(client)})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: the Secret of spec.secretRef does not name an Azure identity", source.ErrAuthentication)
@@ -133,20 +140,43 @@ func azureIdentity(s secrets, options policy.ClientOptions) (azcore.TokenCredent
 // azureHost is Azure's own: the agent's token must not be sent to whoever writes a Bucket.
 var azureHost = regexp.MustCompile(`^[a-z0-9-]+\.(z[0-9]+\.)?blob\.(core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)$`)
 
+func isAzure(endpoint *url.URL) bool {
+	return endpoint.Scheme == "https" && azureHost.MatchString(endpoint.Hostname())
+}
+
+// ownAzure are the options of requests that show what the agent, or its node, is to Azure. They do not go through the proxy
+// of spec.proxySecretRef: those to the node are unencrypted, and where the others go is set by the environment of the agent.
+// The node's metadata service has an address that sources may not have.
+func ownAzure() (policy.ClientOptions, error) {
+	transport, err := source.Network{AllowLinkLocal: true}.Transport(source.TLS{}, nil)
+	if err != nil {
+		return policy.ClientOptions{}, err
+	}
+	return policy.ClientOptions{
+		Transport: &http.Client{Transport: capped{transport}, CheckRedirect: noRedirects},
+		Retry:     policy.RetryOptions{MaxRetries: -1},
+	}, nil
+}
+
 // ambientAzure uses what the agent itself is to Azure, by workload identity or as the node it runs on. Where it is nothing,
-// and for hosts that are not Azure's, the client is anonymous.
-func ambientAzure(endpoint *url.URL, options policy.ClientOptions, blobs *azblob.ClientOptions) (*azblob.Client, error) {
-	if endpoint.Scheme != "https" || !azureHost.MatchString(endpoint.Hostname()) {
+// and for hosts that are not Azure's, the client is anonymous. Requests with the token may pass the object's proxy, which
+// sees nothing of them: they are encrypted for a host of Azure's, by authorities that the object has no say in.
+func ambientAzure(endpoint *url.URL, blobs *azblob.ClientOptions) (*azblob.Client, error) {
+	if !isAzure(endpoint) {
 		return azblob.NewClientWithNoCredential(endpoint.String(), blobs)
 	}
-	if identity, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: options}); err == nil {
+	own, err := ownAzure()
+	if err != nil {
+		return nil, err
+	}
+	if identity, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: own}); err == nil {
 		return azblob.NewClient(endpoint.String(), identity, blobs)
 	}
 	var chain []azcore.TokenCredential
-	if identity, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: options}); err == nil {
+	if identity, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: own}); err == nil {
 		chain = append(chain, identity)
 	}
-	if identity, err := azidentity.NewManagedIdentityCredential(nil); err == nil {
+	if identity, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: own}); err == nil {
 		chain = append(chain, identity)
 	}
 	identity, err := azidentity.NewChainedTokenCredential(chain, nil)

@@ -52,6 +52,8 @@ func newGCS(ctx context.Context, name string, transport *http.Transport, authori
 // is taken: the others name files to read and programs to run.
 func googleTokens(ctx context.Context, client *http.Client, s secrets) (oauth2.TokenSource, error) {
 	if s.keys == nil {
+		// Not by client, which has the object's proxy: the node's metadata service is not encrypted. Requests with the token
+		// may pass it, since they are encrypted for Google.
 		tokens, err := google.DefaultTokenSource(ctx, gcs.ScopeReadOnly)
 		if err != nil {
 			return nil, fmt.Errorf("%w: the agent has no Google credentials of its own, give a Secret with the key \"serviceaccount\" as spec.secretRef",

@@ -67,7 +67,9 @@ func s3Credentials(network source.Network, spec *sourcev1.BucketSpec, s secrets)
 // ownIdentity gets temporary keys for what the agent itself is to AWS: by the web identity of its service account, by EKS
 // Pod Identity, by ECS, or as the node that it runs on. Where these are found is set by the environment of the agent and
 // not by the object, so the addresses that sources may not have are allowed here. The requests hold the agent's own tokens,
-// some of them unencrypted, so they never go through the proxy of spec.proxySecretRef.
+// some of them unencrypted, so they never go through the proxy of spec.proxySecretRef. Requests to the bucket may, and with an
+// authority of the object's: they hold no key, but a signature that is good for that one request, whose answer becomes the
+// object's artifact anyway.
 func ownIdentity(spec *sourcev1.BucketSpec) (*credentials.Credentials, error) {
 	transport, err := source.Network{AllowLinkLocal: true}.Transport(source.TLS{}, nil)
 	if err != nil {
@@ -97,7 +99,8 @@ func ldapIdentity(network source.Network, spec *sourcev1.BucketSpec, s secrets) 
 }
 
 // stsHost is Amazon's own: the agent's token must not be sent to whoever writes a Bucket.
-var stsHost = regexp.MustCompile(`^([a-z0-9-]+\.)*sts(-fips)?(\.[a-z0-9-]+)*\.amazonaws\.com(\.cn)?$`)
+// Below amazonaws.com there are names that customers choose, such as those of buckets.
+var stsHost = regexp.MustCompile(`^(vpce-[a-z0-9-]+\.)?sts(-fips)?(\.[a-z]{2}(-[a-z]+)+-[0-9]+(\.vpce)?)?\.amazonaws\.com(\.cn)?$`)
 
 // checkSTS holds the rules of the API that a server without CEL does not.
 func checkSTS(spec *sourcev1.BucketSpec) error {
