@@ -1,6 +1,8 @@
 package git
 
 import (
+	"compress/flate"
+	"compress/zlib"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/source"
@@ -140,14 +144,17 @@ func (g *Fetcher) fetch(ctx context.Context, mi *mirror, p *poll, remote Remote,
 			return Commit{}, err
 		}
 	}
-	c, err := g.update(ctx, mi, p, remote, ref, q)
+	update := func() (Commit, error) {
+		return source.Recovered(ctx, func() (Commit, error) { return g.update(ctx, mi, p, remote, ref, q) })
+	}
+	c, err := update()
 	if err != nil && damaged(err) && len(mi.commits) > 0 {
-		// Whatever it is that the mirror and the server do not agree about, a new clone has none of it. Once: if that
-		// fails too, it is the server, and the object's back-off decides when to try again.
+		// Whatever it is that the mirror and the server do not agree about, or go-git panics at, a new clone has none of it.
+		// Once: if that fails too, it is the server, and the object's back-off decides when to try again.
 		if err := errors.Join(mi.discard(), mi.open(time.Now())); err != nil {
 			return Commit{}, err
 		}
-		c, err = g.update(ctx, mi, p, remote, ref, q)
+		c, err = update()
 	}
 	return c, err
 }
@@ -175,17 +182,9 @@ func (g *Fetcher) update(ctx context.Context, mi *mirror, p *poll, remote Remote
 	if err != nil {
 		return Commit{}, err
 	}
-	if err := p.take(ctx); err != nil {
-		return Commit{}, err
-	}
-	var l link
-	a := p.answer(ref, q.Since)
-	if a == nil {
-		l, a, err = g.ask(ctx, p, remote, server)
-	}
-	p.give()
+	l, a, err := g.learnRefs(ctx, p, remote, server, ref, q)
 	if err != nil {
-		return Commit{}, network(err)
+		return Commit{}, err
 	}
 	if l != nil {
 		defer func() { l.close() }()
@@ -210,6 +209,22 @@ func (g *Fetcher) update(ctx context.Context, mi *mirror, p *poll, remote Remote
 		return Commit{}, err
 	}
 	return mi.describe(t)
+}
+
+// learnRefs returns the answer that somebody else was given lately, or asks. The link is nil with the former.
+func (g *Fetcher) learnRefs(ctx context.Context, p *poll, remote Remote, server string, ref Ref, q Question) (link, *advertisement, error) {
+	if err := p.take(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer p.give()
+	if a := p.answer(ref, q.Since); a != nil {
+		return nil, a, nil
+	}
+	l, a, err := g.ask(ctx, p, remote, server)
+	if err != nil {
+		return nil, nil, network(err)
+	}
+	return l, a, nil
 }
 
 // ask asks the server for its refs, those that everybody who has joined the poll wants to know, or the one of the caller
@@ -458,21 +473,20 @@ func (g *Fetcher) collect(ctx context.Context, x *export, mi *mirror, remote Rem
 	if err := mi.open(time.Now()); err != nil {
 		return content{}, nil, err
 	}
-	commit, err := mi.commit(hash)
-	if err != nil {
-		if mi.has(hash) {
-			err = errors.Join(err, mi.discard())
+	what, subs := content{mirror: mi.dir}, []submodule(nil)
+	err := mi.read(ctx, func() error {
+		commit, err := mi.commit(hash)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errMirror, err)
 		}
-		return content{}, nil, fmt.Errorf("%w: %w", errMirror, err) // the next attempt fetches it again
-	}
-	if err := x.tree(ctx, mi, commit.TreeHash, nil, layout.Sparse); err != nil {
-		return content{}, nil, mi.blame(err)
-	}
-	var subs []submodule
-	if layout.Submodules {
+		what.tree = commit.TreeHash
+		if err := x.tree(ctx, mi, commit.TreeHash, nil, layout.Sparse); err != nil || !layout.Submodules {
+			return err
+		}
 		subs, err = x.submodules(remote, 0)
-	}
-	return content{mirror: mi.dir, tree: commit.TreeHash}, subs, err
+		return err
+	})
+	return what, subs, err
 }
 
 // remember reads what the previous snapshot was made of, if the mirror still has that.
@@ -484,20 +498,38 @@ func (g *Fetcher) remember(ctx context.Context, x *export, mi *mirror, commit st
 	if err := mi.open(time.Now()); err != nil {
 		return err
 	}
-	if hash := plumbing.NewHash(commit); mi.has(hash) {
-		if c, err := mi.commit(hash); err == nil {
-			x.remember(ctx, mi, c.TreeHash, previous)
+	return mi.read(ctx, func() error {
+		if hash := plumbing.NewHash(commit); mi.has(hash) {
+			if c, err := mi.commit(hash); err == nil {
+				x.remember(ctx, mi, c.TreeHash, previous)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-// blame throws the mirror away if an object that it should have is not there: the next attempt clones afresh.
-func (mi *mirror) blame(err error) error {
-	if !errors.Is(err, plumbing.ErrObjectNotFound) {
+// read runs work, which reads the mirror and has its turn. If an object is not there that should be, or is in such a state
+// that go-git panics at it, the mirror is thrown away: the next attempt clones afresh (faults.md F26).
+func (mi *mirror) read(ctx context.Context, work func() error) error {
+	_, err := source.Recovered(ctx, func() (struct{}, error) { return struct{}{}, work() })
+	if !unreadable(err) {
 		return err
 	}
-	return errors.Join(fmt.Errorf("%w: %w", errMirror, err), mi.discard())
+	if !errors.Is(err, errMirror) {
+		err = fmt.Errorf("%w: %w", errMirror, err)
+	}
+	return errors.Join(err, mi.discard())
+}
+
+// unreadable reports whether an error of reading a mirror is the mirror's own, and not that of what is made of its content.
+func unreadable(err error) bool {
+	if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt {
+		return true
+	}
+	return slices.ContainsFunc([]error{
+		errMirror, plumbing.ErrObjectNotFound, source.ErrPanic, packfile.ErrMalformedPackFile, idxfile.ErrMalformedIdxFile,
+		zlib.ErrChecksum, zlib.ErrHeader, io.ErrUnexpectedEOF,
+	}, func(its error) bool { return errors.Is(err, its) })
 }
 
 func (g *Fetcher) digest(c content) string {
