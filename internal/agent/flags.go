@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fluxcd/pkg/auth"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -22,46 +23,49 @@ type Flags struct {
 	Kubeconfig string
 	Namespace  string // RUNTIME_NAMESPACE: where the agent runs
 
-	StoragePath       string
-	StorageAddr       string
-	StorageAdvAddr    string
-	RetentionTTL      time.Duration
-	RetentionRecords  int
-	ArtifactMax       int64
-	DigestAlgorithm   string
-	HelmIndexMax      int64
-	HelmChartMax      int64
-	HelmFileMax       int64
-	AllowLinkLocal    bool
-	MetricsAddr       string
-	HealthAddr        string
-	LogLevel          string
-	LogEncoding       string
-	Concurrent        int
-	ConcurrentSSA     int
-	KubeAPIQPS        float32
-	KubeAPIBurst      int
-	WatchAll          bool
-	WatchSelector     string
-	ConfigsSelector   string
-	LeaderElection    bool
-	LeaseDuration     time.Duration
-	RenewDeadline     time.Duration
-	RetryPeriod       time.Duration
-	ReleaseOnCancel   bool
-	MinRetryDelay     time.Duration
-	MaxRetryDelay     time.Duration
-	RequeueDependency time.Duration
-	JitterPercent     int
-	OverrideManagers  []string
-	NoCrossNamespace  bool
-	NoRemoteBases     bool
-	FeatureGates      string
+	StoragePath        string
+	StorageAddr        string
+	StorageAdvAddr     string
+	RetentionTTL       time.Duration
+	RetentionRecords   int
+	ArtifactMax        int64
+	DigestAlgorithm    string
+	HelmIndexMax       int64
+	HelmChartMax       int64
+	HelmFileMax        int64
+	AllowLinkLocal     bool
+	TokenCacheSize     int
+	TokenCacheDuration time.Duration
+	MetricsAddr        string
+	HealthAddr         string
+	LogLevel           string
+	LogEncoding        string
+	Concurrent         int
+	ConcurrentSSA      int
+	KubeAPIQPS         float32
+	KubeAPIBurst       int
+	WatchAll           bool
+	WatchSelector      string
+	ConfigsSelector    string
+	LeaderElection     bool
+	LeaseDuration      time.Duration
+	RenewDeadline      time.Duration
+	RetryPeriod        time.Duration
+	ReleaseOnCancel    bool
+	MinRetryDelay      time.Duration
+	MaxRetryDelay      time.Duration
+	RequeueDependency  time.Duration
+	JitterPercent      int
+	OverrideManagers   []string
+	NoCrossNamespace   bool
+	NoRemoteBases      bool
+	FeatureGates       string
 
 	// Set by complete.
 	watched, configs labels.Selector
 	strictSubstitute bool
 	additiveReady    bool
+	objectIdentities bool
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -80,6 +84,8 @@ func (f *Flags) register(set *pflag.FlagSet) {
 		set.String(name, "", "accepted and not used: what is looked up in indexes is always kept, within a bound")
 	}
 	set.BoolVar(&f.AllowLinkLocal, "allow-link-local-sources", false, "let sources have link-local addresses, where clouds hand out the node's credentials")
+	set.IntVar(&f.TokenCacheSize, "token-cache-max-size", 100, "how many tokens of clouds are kept until shortly before they expire")
+	set.DurationVar(&f.TokenCacheDuration, "token-cache-max-duration", time.Hour, "how long a cloud's token is kept at most")
 	set.StringVar(&f.MetricsAddr, "metrics-addr", ":8080", "address on which /metrics is served")
 	set.StringVar(&f.HealthAddr, "health-addr", ":9440", "address on which /healthz and /readyz are served")
 	set.StringVar(&f.LogLevel, "log-level", "info", "trace, debug, info or error")
@@ -106,7 +112,7 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.NoRemoteBases, "no-remote-bases", true, "refuse kustomization files that name resources by URL")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
 	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
-	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true), AdditiveCELDependencyCheck (false)")
+	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; known: StrictPostBuildSubstitutions (true), AdditiveCELDependencyCheck (false), ObjectLevelWorkloadIdentity (false)")
 }
 
 // complete checks the flags and fills in what depends on the environment.
@@ -139,6 +145,9 @@ func (f *Flags) complete(env map[string]string) error {
 	}
 	if f.Concurrent < 1 || f.ConcurrentSSA < 1 {
 		return errors.New("--concurrent and --concurrent-ssa must be at least 1")
+	}
+	if f.TokenCacheSize < 1 || f.TokenCacheDuration <= 0 {
+		return errors.New("--token-cache-max-size must be at least 1 and --token-cache-max-duration more than 0")
 	}
 	if f.DigestAlgorithm != "sha256" {
 		return fmt.Errorf("--artifact-digest-algo: %q is not served, only sha256 is", f.DigestAlgorithm)
@@ -193,8 +202,12 @@ func (f *Flags) parseGates() error {
 			f.additiveReady = true
 		case "AdditiveCELDependencyCheck=false":
 			f.additiveReady = false
+		case auth.FeatureGateObjectLevelWorkloadIdentity + "=true":
+			f.objectIdentities = true
+		case auth.FeatureGateObjectLevelWorkloadIdentity + "=false":
+			f.objectIdentities = false
 		default:
-			return fmt.Errorf("--feature-gates: %q is not known; known are StrictPostBuildSubstitutions and AdditiveCELDependencyCheck, =true or =false", gate)
+			return fmt.Errorf("--feature-gates: %q is not known; known are StrictPostBuildSubstitutions, AdditiveCELDependencyCheck and ObjectLevelWorkloadIdentity, =true or =false", gate)
 		}
 	}
 	return nil

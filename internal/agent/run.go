@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fluxcd/pkg/auth"
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -38,6 +39,9 @@ const progressAfter = time.Second
 
 // run is the agent: it starts everything, waits for ctx to end, and stops everything.
 func run(ctx context.Context, flags Flags, log *slog.Logger) error {
+	if flags.objectIdentities {
+		auth.EnableObjectLevelWorkloadIdentity() // the library keeps it in a variable, so it holds for the whole process
+	}
 	config, err := connect(ctx, flags)
 	if err != nil {
 		return err

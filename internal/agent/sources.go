@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fluxcd/pkg/cache"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -57,8 +58,10 @@ type sources struct {
 	recorder *reconcile.Recorder
 	kinds    []schema.GroupVersionKind // that the cluster knows
 	refetch  refetch
-	flags    Flags
-	log      *slog.Logger
+	// identities are for the kinds whose spec.provider is a cloud.
+	identities source.Identities
+	flags      Flags
+	log        *slog.Logger
 }
 
 // setupSources starts what fetches sources.
@@ -68,6 +71,11 @@ func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, st
 		mgr: mgr, edge: edge, store: store, kinds: kinds, refetch: refetch, network: source.Network{AllowLinkLocal: flags.AllowLinkLocal}, flags: flags, log: log,
 		recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
 	}
+	tokens, err := cache.NewTokenCache(flags.TokenCacheSize, cache.WithMaxDuration(flags.TokenCacheDuration))
+	if err != nil {
+		return fmt.Errorf("making the cache of tokens: %w", err)
+	}
+	s.identities = source.Identities{Client: edge.Client, Tokens: tokens}
 	if err := s.keepHouse(store); err != nil {
 		return err
 	}
@@ -131,7 +139,7 @@ func (s *sources) git(ctx context.Context) error {
 	do := s.controller(api.GitRepositoryKind).
 		Watches(api.Undecoded(api.GitRepositoryKind), including, builder.WithPredicates(reconcile.ArtifactChanged()))
 	return do.Complete(git.NewRepositories(git.Options{
-		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Edge: s.edge, Waker: s.refetch[api.GitRepositoryKind],
+		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Identities: s.identities, Edge: s.edge, Waker: s.refetch[api.GitRepositoryKind],
 		Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
 	}))
 }
@@ -184,7 +192,7 @@ func (s *sources) buckets(context.Context) error {
 		return err
 	}
 	return s.controller(api.BucketKind).Complete(bucket.New(bucket.Options{
-		Store: s.store, Buckets: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.BucketKind),
+		Store: s.store, Buckets: fetcher, Secrets: s.edge.Client, Identities: s.identities, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.BucketKind),
 	}))
 }
 

@@ -17,6 +17,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+	"github.com/fluxcd/pkg/auth"
+	azureauth "github.com/fluxcd/pkg/auth/azure"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/utils/ptr"
 
@@ -32,7 +34,7 @@ type azure struct {
 
 // openAzure makes the client for spec.endpoint, the URL of the storage account, by the first of the ways to authenticate
 // that the Secret has the keys for: those are Flux's, in Flux's order.
-func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
+func openAzure(ctx context.Context, network source.Network, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
 	endpoint, err := url.Parse(spec.Endpoint)
 	if err != nil || endpoint.Hostname() == "" || endpoint.Scheme != "https" && (endpoint.Scheme != "http" || !spec.Insecure) {
 		return nil, fmt.Errorf("%w: spec.endpoint is not the URL of a storage account, as in https://ACCOUNT.blob.core.windows.net", source.ErrURL)
@@ -45,7 +47,7 @@ func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (st
 		Transport: &http.Client{Transport: capped{transport}, CheckRedirect: noRedirects},
 		Retry:     policy.RetryOptions{MaxRetries: -1}, // the object as a whole is tried again, with a delay that grows
 	}
-	client, err := azureClient(endpoint, s, options)
+	client, err := azureClient(ctx, endpoint, s, options)
 	if err != nil {
 		transport.CloseIdleConnections()
 		return nil, err
@@ -53,8 +55,14 @@ func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (st
 	return &azure{client: client, container: spec.BucketName, transport: transport}, nil
 }
 
-func azureClient(endpoint *url.URL, s secrets, options policy.ClientOptions) (*azblob.Client, error) {
+func azureClient(ctx context.Context, endpoint *url.URL, s secrets, options policy.ClientOptions) (*azblob.Client, error) {
 	blobs := &azblob.ClientOptions{ClientOptions: options}
+	if s.identity != nil {
+		if !isAzure(endpoint) { // who may write a Bucket need not be one who may have the ServiceAccount's token
+			return nil, fmt.Errorf("%w: the token of spec.serviceAccountName is only shown to Azure Blob Storage over https, correct spec.endpoint", source.ErrURL)
+		}
+		return azblob.NewClient(endpoint.String(), azureAccount{ctx, s}, blobs)
+	}
 	identity, err := azureIdentity(endpoint, s, options)
 	if err != nil {
 		return nil, err
@@ -81,6 +89,25 @@ func azureClient(endpoint *url.URL, s secrets, options policy.ClientOptions) (*a
 		return nil, fmt.Errorf("%w: the Secret of spec.secretRef needs one of: \"clientId\" (with \"tenantId\" and \"clientSecret\" "+
 			"or \"clientCertificate\"), \"accountKey\", \"sasKey\"", source.ErrAuthentication)
 	}
+}
+
+// azureAccount gets tokens for the ServiceAccount of the spec.
+type azureAccount struct {
+	ctx     context.Context // that of a request ends with it, and the token is for those that follow
+	secrets secrets
+}
+
+// GetToken implements azcore.TokenCredential.
+func (a azureAccount) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	token, err := a.secrets.identity.Token(a.ctx, a.secrets.cloud, auth.WithScopes(options.Scopes...))
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	azure, ok := token.(*azureauth.Token)
+	if !ok {
+		return azcore.AccessToken{}, errors.New("the cloud gives another kind of token than Azure's")
+	}
+	return azure.AccessToken, nil
 }
 
 // withSAS adds a shared access signature to a URL; what the URL itself asks for counts less.

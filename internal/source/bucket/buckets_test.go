@@ -53,6 +53,7 @@ type world struct {
 	client client.Client
 	dir    string
 	limits Limits
+	clouds clouds // nil: the real ones
 	store  *artifact.Store
 	events *recorded
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
@@ -79,8 +80,11 @@ func (w *world) restart(dir string) {
 		w.t.Fatal(err)
 	}
 	w.events = &recorded{}
+	if w.clouds != nil {
+		fetcher.clouds = w.clouds
+	}
 	w.run = New(Options{
-		Store: w.store, Buckets: fetcher, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.DiscardHandler),
+		Store: w.store, Buckets: fetcher, Secrets: w.client, Identities: source.Identities{Client: w.client}, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.DiscardHandler),
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
 			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
@@ -666,7 +670,7 @@ func TestF25_OutageKeepsTheArtifact(t *testing.T) {
 // An object that changes between the list and the download is not mixed into the revision that was listed.
 func TestChangedMeanwhileIsNotPublished(t *testing.T) {
 	s := server(t, map[string]string{"a": "1"})
-	c, err := openS3(source.Network{}, &bucket(s.Endpoint).Spec, secrets{keys: keys().Data})
+	c, err := openS3(t.Context(), source.Network{}, &bucket(s.Endpoint).Spec, secrets{keys: keys().Data})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -752,7 +756,7 @@ func TestListThatIsCutOffIsNotComplete(t *testing.T) {
 			`<Contents><Key>a</Key><ETag>"1"</ETag><Size>1</Size></Contents></ListBucketResult>`)
 	}))
 	defer endless.Close()
-	c, err := openS3(source.Network{}, &bucket(strings.TrimPrefix(endless.URL, "http://")).Spec, secrets{keys: keys().Data})
+	c, err := openS3(t.Context(), source.Network{}, &bucket(strings.TrimPrefix(endless.URL, "http://")).Spec, secrets{keys: keys().Data})
 	if err != nil {
 		t.Fatal(err)
 	}

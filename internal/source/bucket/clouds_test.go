@@ -210,7 +210,7 @@ func TestAzureStorage(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(cloud.azure))
 			defer server.Close()
 			open := func(container string) storage {
-				s, err := openAzure(source.Network{}, &sourcev1.BucketSpec{Provider: "azure", Endpoint: server.URL, Insecure: true, BucketName: container}, secrets{keys: c.keys})
+				s, err := openAzure(t.Context(), source.Network{}, &sourcev1.BucketSpec{Provider: "azure", Endpoint: server.URL, Insecure: true, BucketName: container}, secrets{keys: c.keys})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -250,18 +250,18 @@ func TestAzureSecretsThatCannotBeUsed(t *testing.T) {
 		"a bad certificate":           {"clientId": "a", "tenantId": "b", "clientCertificate": "hunter2"},
 		"a signature that is not one": {"sasKey": "hunter2=%zz"},
 	} {
-		_, err := openAzure(source.Network{}, spec, secrets{keys: secret("keys", data).Data})
+		_, err := openAzure(t.Context(), source.Network{}, spec, secrets{keys: secret("keys", data).Data})
 		if !errors.Is(err, source.ErrAuthentication) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, data := range []map[string]string{{"clientId": "a", "tenantId": "b", "clientSecret": "c"}, {"clientId": "a"}} {
-		if _, err := openAzure(source.Network{}, spec, secrets{keys: secret("keys", data).Data}); err != nil {
+		if _, err := openAzure(t.Context(), source.Network{}, spec, secrets{keys: secret("keys", data).Data}); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, endpoint := range []string{"account.blob.core.windows.net", "http://account.blob.core.windows.net", "ftp://x"} {
-		if _, err := openAzure(source.Network{}, &sourcev1.BucketSpec{Endpoint: endpoint}, secrets{}); !errors.Is(err, source.ErrURL) {
+		if _, err := openAzure(t.Context(), source.Network{}, &sourcev1.BucketSpec{Endpoint: endpoint}, secrets{}); !errors.Is(err, source.ErrURL) {
 			t.Errorf("%s: %v", endpoint, err)
 		}
 	}
@@ -335,7 +335,7 @@ func TestA09_AzuresAndGooglesOwnIdentity(t *testing.T) {
 		t.Setenv("AZURE_FEDERATED_TOKEN_FILE", token)
 		proxy, seen := refusing(t)
 		spec := &sourcev1.BucketSpec{Provider: "azure", Endpoint: "https://account.blob.core.windows.net", BucketName: "shop"}
-		s, err := openAzure(source.Network{}, spec, secrets{proxy: proxy})
+		s, err := openAzure(t.Context(), source.Network{}, spec, secrets{proxy: proxy})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +385,7 @@ func TestA09_AzuresAndGooglesOwnIdentity(t *testing.T) {
 	keys := map[string][]byte{"clientId": []byte("node")}
 	for _, endpoint := range []string{"https://mallory.example", "http://account.blob.core.windows.net"} {
 		spec := &sourcev1.BucketSpec{Provider: "azure", Endpoint: endpoint, Insecure: true, BucketName: "shop"}
-		if _, err := openAzure(source.Network{}, spec, secrets{keys: keys}); !errors.Is(err, source.ErrAuthentication) {
+		if _, err := openAzure(t.Context(), source.Network{}, spec, secrets{keys: keys}); !errors.Is(err, source.ErrAuthentication) {
 			t.Errorf("%s may see the node's token: %v", endpoint, err)
 		}
 	}
@@ -407,7 +407,7 @@ func TestA09_OwnIdentityIsNotAskedForByTheObjectsProxy(t *testing.T) {
 	}
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", answer(node).URL)
 	t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "hunter2")
-	creds, err := s3Credentials(source.Network{}, &sourcev1.BucketSpec{Provider: sourcev1.BucketProviderAmazon},
+	creds, err := s3Credentials(t.Context(), source.Network{}, &sourcev1.BucketSpec{Provider: sourcev1.BucketProviderAmazon},
 		secrets{proxy: &source.Proxy{Address: answer(proxied).URL}})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,10 @@ import (
 	"sync"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/auth"
+	"github.com/fluxcd/pkg/auth/aws"
+	azureauth "github.com/fluxcd/pkg/auth/azure"
+	"github.com/fluxcd/pkg/auth/gcp"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -19,8 +23,13 @@ type Fetcher struct {
 	network  source.Network
 	limits   Limits
 	memories memories
+	clouds   clouds
 	running  sync.WaitGroup // calls into the libraries, some of which may have outlived their callers
 }
+
+// clouds are those that know a ServiceAccount by its workload identity, by the names of spec.provider. Tests put others in
+// their place.
+type clouds map[string]auth.Provider
 
 // NewFetcher returns a Fetcher that remembers in the store what it downloaded. Zero Limits mean DefaultLimits.
 func NewFetcher(store *artifact.Store, network source.Network, limits Limits) (*Fetcher, error) {
@@ -31,7 +40,9 @@ func NewFetcher(store *artifact.Store, network source.Network, limits Limits) (*
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
-	return &Fetcher{store: store, network: network, limits: limits, memories: memories{dir}}, nil
+	return &Fetcher{store: store, network: network, limits: limits, memories: memories{dir}, clouds: clouds{
+		sourcev1.BucketProviderAmazon: aws.Provider{}, sourcev1.BucketProviderAzure: azureauth.Provider{}, sourcev1.BucketProviderGoogle: gcp.Provider{},
+	}}, nil
 }
 
 // Start waits, when ctx ends, for what is still running.
@@ -48,17 +59,21 @@ type secrets struct {
 	proxy  *source.Proxy     // of spec.proxySecretRef
 	sts    map[string][]byte // of spec.sts.secretRef
 	stsTLS source.TLS        // of spec.sts.certSecretRef
+	// identity is that of spec.serviceAccountName at cloud; nil without one.
+	identity *source.Identity
+	cloud    auth.Provider
 }
 
 // open makes the client of the spec's provider.
 func (f *Fetcher) open(ctx context.Context, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
+	s.cloud = f.clouds[spec.Provider]
 	switch spec.Provider {
 	case sourcev1.BucketProviderGoogle:
 		return openGCS(ctx, f.network, spec, s)
 	case sourcev1.BucketProviderAzure:
-		return openAzure(f.network, spec, s)
+		return openAzure(ctx, f.network, spec, s)
 	case sourcev1.BucketProviderGeneric, sourcev1.BucketProviderAmazon, "":
-		return openS3(f.network, spec, s)
+		return openS3(ctx, f.network, spec, s)
 	default:
 		return nil, fmt.Errorf("%w: spec.provider %q is not known", source.ErrURL, spec.Provider)
 	}

@@ -238,6 +238,7 @@ func TestProviders(t *testing.T) {
 func TestAzureHosts(t *testing.T) {
 	for host, want := range map[string]bool{
 		"dev.azure.com": true, "Dev.Azure.com": true, "org.dev.azure.com": true, "org.visualstudio.com": true, "a.b.visualstudio.com": true,
+		"dev.azure.us": true, "org.dev.azure.us": true, "dev.azure.cn": true, "org.dev.azure.cn": true, "dev.azure.de": false, "evildev.azure.us": false, "dev.azure.us.evil.example": false,
 		"": false, "visualstudio.com": false, "azure.com": false, "evil-dev.azure.com": false, "evildev.azure.com": false, "dev.azure.com.evil.example": false,
 		"evilvisualstudio.com": false, "org.visualstudio.com.evil.example": false, "dev-azure.com": false, "devxazure.com": false, "evil.example/.dev.azure.com": false,
 		"evil.example\n.dev.azure.com": false, "dev.azure.com\n": false,

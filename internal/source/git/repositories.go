@@ -30,7 +30,9 @@ type Options struct {
 	Fetcher *Fetcher
 	// Secrets reads the Secrets that the spec names.
 	Secrets client.Reader
-	Edge    reconcile.Edge
+	// Identities are those that spec.provider gets tokens for.
+	Identities source.Identities
+	Edge       reconcile.Edge
 	// Waker wakes GitRepositories: one that somebody includes and that is not in the storage, and those who wait for it.
 	Waker    *reconcile.Waker
 	Recorder *reconcile.Recorder
@@ -46,7 +48,7 @@ func NewRepositories(o Options) *reconcile.Controller[*sourcev1.GitRepository, *
 func newRepositories(o Options) *repositories {
 	g := &repositories{
 		store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, reader: o.Edge.Reader, recorder: o.Recorder, log: o.Log,
-		tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
+		identities: o.Identities, tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
 		lacking: reconcile.NewWaitlist[string](), waker: o.Waker, dependency: o.Edge.Timing.Dependency,
 	}
 	o.Store.Subscribe(g.published)
@@ -54,14 +56,15 @@ func newRepositories(o Options) *repositories {
 }
 
 type repositories struct {
-	store    *artifact.Store
-	fetcher  *Fetcher
-	secrets  client.Reader
-	reader   client.Reader // of our own objects, undecoded
-	recorder *reconcile.Recorder
-	log      *slog.Logger
-	tokens   *tokens
-	clouds   map[string]auth.GitCredentialsProvider
+	store      *artifact.Store
+	fetcher    *Fetcher
+	secrets    client.Reader
+	reader     client.Reader // of our own objects, undecoded
+	recorder   *reconcile.Recorder
+	log        *slog.Logger
+	tokens     *tokens
+	clouds     map[string]auth.GitCredentialsProvider
+	identities source.Identities
 
 	lacking    *reconcile.Waitlist[string] // by the digest of an included artifact that was lost
 	waker      *reconcile.Waker
@@ -150,10 +153,12 @@ func (g *repositories) begin(_ context.Context, run *reconcile.Run[*sourcev1.Git
 // check refuses what the spec cannot mean, before anything is done.
 func (g *repositories) check(_ context.Context, a *attempt) error {
 	spec := &a.obj.Spec
-	if spec.ServiceAccountName != "" {
-		// It needs the right to make tokens for any ServiceAccount, which the agent does not have.
+	if p := a.obj.GetProvider(); spec.ServiceAccountName != "" && p != sourcev1.GitProviderAzure && p != sourcev1.GitProviderAWS {
 		return api.Faultf(api.UnsupportedReason, api.RetryNever,
-			"spec.serviceAccountName is not supported: the agent's own workload identity is used with spec.provider; remove it to go on")
+			"spec.serviceAccountName can only be used with spec.provider azure or aws, not %s; remove one of the two", p)
+	}
+	if err := source.CheckServiceAccount(spec.ServiceAccountName); err != nil {
+		return err
 	}
 	if _, _, err := (Remote{URL: spec.URL}).parse(); err != nil {
 		return gitFault(fmt.Errorf("spec.url: %w", err))

@@ -388,25 +388,6 @@ func (w *world) files(o *sourcev1.GitRepository) []string {
 	return sorted(names)
 }
 
-func TestFieldsOfLaterVersionsAreRefused(t *testing.T) {
-	for field, set := range map[string]func(*sourcev1.GitRepositorySpec){
-		"serviceAccountName": func(s *sourcev1.GitRepositorySpec) { s.ServiceAccountName = "x" },
-	} {
-		w := newWorld(t, gitRepository("http://127.0.0.1:1/x", set))
-		o, result := w.reconcile()
-		want := []string{"FetchFailed=True UnsupportedField", "Ready=False UnsupportedField", "Stalled=True UnsupportedField"}
-		if diff := cmp.Diff(want, sorted(conditions(o))); diff != "" {
-			t.Errorf("%s: conditions:\n%s", field, diff)
-		}
-		if message := reconcile.Condition(o, "Ready").Message; !strings.Contains(message, "spec."+field) {
-			t.Errorf("%s: message is %q", field, message)
-		}
-		if result.RequeueAfter != 0 || o.Status.ObservedGeneration != 1 {
-			t.Errorf("%s: comes back after %v, observed %d", field, result.RequeueAfter, o.Status.ObservedGeneration)
-		}
-	}
-}
-
 func TestReasons(t *testing.T) {
 	r := newRepo(t)
 	r.commit("one", map[string]string{"n": "1"})
