@@ -119,6 +119,8 @@ func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, q Question)
 	if q.Since.IsZero() {
 		q.Since = time.Now()
 	}
+	began := time.Now()
+	ctx, received := watched(ctx)
 	c, err := source.Detached(ctx, &g.mirrors.work, func() (Commit, error) {
 		p, leave := g.polls.join(remote, ref)
 		defer leave()
@@ -129,7 +131,7 @@ func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, q Question)
 		return g.fetch(ctx, mi, p, remote, ref, q)
 	}, nothing)
 	if err != nil {
-		return Commit{}, fmt.Errorf("fetching %s: %w", ep, steady(err))
+		return Commit{}, fmt.Errorf("fetching %s: %w", ep, steady(received.slow(ctx, began, err)))
 	}
 	return c, nil
 }
@@ -316,7 +318,7 @@ func (g *Fetcher) receive(ctx context.Context, l link, req packRequest, a *adver
 	if err != nil {
 		return network(l.explain(err))
 	}
-	pack, err := req.readAnswer(&source.Capped{R: r, N: g.limits.PackBytes, What: "data"}, a.caps)
+	pack, err := req.readAnswer(&source.Capped{R: ticks(ctx, r), N: g.limits.PackBytes, What: "data"}, a.caps)
 	if err == nil {
 		err = receivePack(f, pack)
 	}

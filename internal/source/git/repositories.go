@@ -48,7 +48,7 @@ func NewRepositories(o Options) *reconcile.Controller[*sourcev1.GitRepository, *
 func newRepositories(o Options) *repositories {
 	g := &repositories{
 		store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, reader: o.Edge.Reader, recorder: o.Recorder, log: o.Log,
-		identities: o.Identities, tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
+		identities: o.Identities, tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{}, slow: map[types.NamespacedName]int{},
 		lacking: reconcile.NewWaitlist[string](), waker: o.Waker, dependency: o.Edge.Timing.Dependency,
 	}
 	o.Store.Subscribe(g.published)
@@ -72,6 +72,7 @@ type repositories struct {
 
 	mu     sync.Mutex
 	looked map[types.NamespacedName]time.Time // when an object has last seen an answer of its server
+	slow   map[types.NamespacedName]int       // how often in a row its fetch was cut off while it was receiving
 }
 
 // attempt is one run for one GitRepository.
@@ -98,7 +99,9 @@ func (g *repositories) kind() reconcile.Kind[*sourcev1.GitRepository, *attempt] 
 		Suspended:     func(o obj) bool { return o.Spec.Suspend },
 		Interval:      func(o obj) time.Duration { return o.Spec.Interval.Duration },
 		RetryInterval: func(o obj) time.Duration { return o.Spec.Interval.Duration },
-		Timeout:       func(o obj) time.Duration { return source.Timeout(o.Spec.Timeout) + source.StoreTimeout },
+		Timeout: func(o obj) time.Duration {
+			return g.patience(client.ObjectKeyFromObject(o), source.Timeout(o.Spec.Timeout)) + source.StoreTimeout
+		},
 		Observed:      func(o obj) *int64 { return &o.Status.ObservedGeneration },
 		Handled:       func(o obj) *meta.ReconcileRequestStatus { return &o.Status.ReconcileRequestStatus },
 		Begin:         g.begin,
@@ -175,7 +178,8 @@ func (g *repositories) check(_ context.Context, a *attempt) error {
 
 // fetch finds out what the ref names now and gets it, unless it is what is stored already.
 func (g *repositories) fetch(ctx context.Context, a *attempt) error {
-	ctx, cancel := context.WithTimeout(ctx, source.Timeout(a.obj.Spec.Timeout))
+	key := client.ObjectKeyFromObject(a.obj)
+	ctx, cancel := context.WithTimeout(ctx, g.patience(key, source.Timeout(a.obj.Spec.Timeout)))
 	defer cancel()
 	current := ""
 	if a.Stored != nil && a.sameLayout() {
@@ -188,8 +192,9 @@ func (g *repositories) fetch(ctx context.Context, a *attempt) error {
 	var err error
 	a.commit, err = g.fetcher.Fetch(ctx, a.remote, a.ref, q)
 	g.mu.Lock()
-	g.looked[types.NamespacedName{Namespace: a.obj.Namespace, Name: a.obj.Name}] = time.Now()
+	g.looked[key] = time.Now()
 	g.mu.Unlock()
+	g.learn(key, err)
 	if err != nil {
 		return gitFault(err)
 	}
@@ -292,6 +297,7 @@ func (g *repositories) remove(_ context.Context, a *attempt) error { return a.Re
 func (g *repositories) gone(key types.NamespacedName) {
 	g.mu.Lock()
 	delete(g.looked, key)
+	delete(g.slow, key)
 	g.mu.Unlock()
 	g.lacking.Leave(key)
 	if err := source.Remove(g.store, sourcev1.GitRepositoryKind, key); err != nil {
