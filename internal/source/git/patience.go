@@ -29,11 +29,11 @@ func watched(ctx context.Context) (context.Context, *progress) {
 	return context.WithValue(ctx, progressKey{}, p), p
 }
 
-// slow turns the error of a fetch that was cut off into one that says whether more time would have helped. A server that has
-// fallen silent for a tenth of the time is stuck, and gets no more of it (faults.md F24).
+// slow turns the error of a fetch that was cut off into one that says whether more time would have helped. A server that was
+// silent for the last quarter of the time is stuck, and gets no more of it (faults.md F24).
 func (p *progress) slow(ctx context.Context, began time.Time, err error) error {
 	deadline, ok := ctx.Deadline()
-	if last := p.last.Load(); !ok || !errors.Is(err, context.DeadlineExceeded) || last == 0 || deadline.Sub(time.Unix(0, last)) > deadline.Sub(began)/10 {
+	if last := p.last.Load(); !ok || !errors.Is(err, context.DeadlineExceeded) || last == 0 || deadline.Sub(time.Unix(0, last)) > deadline.Sub(began)/4 {
 		return err
 	}
 	return &source.Failure{Text: "the server was still sending when the time was over; the next attempt gets more, up to eight times spec.timeout",
