@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fluxcd/pkg/cache"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -24,52 +25,55 @@ type Flags struct {
 	Kubeconfig string
 	Namespace  string // RUNTIME_NAMESPACE: where the agent runs
 
-	StoragePath       string
-	StorageAddr       string
-	StorageAdvAddr    string
-	RetentionTTL      time.Duration
-	RetentionRecords  int
-	ArtifactMax       int64
-	DigestAlgorithm   string
-	HelmIndexMax      int64
-	HelmChartMax      int64
-	HelmFileMax       int64
-	AllowLinkLocal    bool
-	MetricsAddr       string
-	HealthAddr        string
-	LogLevel          string
-	LogEncoding       string
-	Concurrent        int
-	ConcurrentSSA     int
-	KubeAPIQPS        float32
-	KubeAPIBurst      int
-	WatchAll          bool
-	WatchSelector     string
-	ConfigsSelector   string
-	LeaderElection    bool
-	LeaseDuration     time.Duration
-	RenewDeadline     time.Duration
-	RetryPeriod       time.Duration
-	ReleaseOnCancel   bool
-	MinRetryDelay     time.Duration
-	MaxRetryDelay     time.Duration
-	RequeueDependency time.Duration
-	JitterPercent     int
-	OverrideManagers  []string
-	NoCrossNamespace  bool
-	NoRemoteBases     bool
-	Tenancy           Tenancy
-	PruneLimit        int
-	InventoryMax      int
-	SopsAgeSecret     string
-	SopsVaultList     string
-	SopsCheckMAC      bool
-	DecryptionAccount string
-	FeatureGates      string
+	StoragePath        string
+	StorageAddr        string
+	StorageAdvAddr     string
+	RetentionTTL       time.Duration
+	RetentionRecords   int
+	ArtifactMax        int64
+	DigestAlgorithm    string
+	HelmIndexMax       int64
+	HelmChartMax       int64
+	HelmFileMax        int64
+	AllowLinkLocal     bool
+	TokenCacheSize     int
+	TokenCacheDuration time.Duration
+	MetricsAddr        string
+	HealthAddr         string
+	LogLevel           string
+	LogEncoding        string
+	Concurrent         int
+	ConcurrentSSA      int
+	KubeAPIQPS         float32
+	KubeAPIBurst       int
+	WatchAll           bool
+	WatchSelector      string
+	ConfigsSelector    string
+	LeaderElection     bool
+	LeaseDuration      time.Duration
+	RenewDeadline      time.Duration
+	RetryPeriod        time.Duration
+	ReleaseOnCancel    bool
+	MinRetryDelay      time.Duration
+	MaxRetryDelay      time.Duration
+	RequeueDependency  time.Duration
+	JitterPercent      int
+	OverrideManagers   []string
+	NoCrossNamespace   bool
+	NoRemoteBases      bool
+	Tenancy            Tenancy
+	PruneLimit         int
+	InventoryMax       int
+	SopsAgeSecret      string
+	SopsVaultList      string
+	SopsCheckMAC       bool
+	DecryptionAccount  string
+	FeatureGates       string
 
 	// Set by complete.
 	watched, configs labels.Selector
 	gates            map[string]bool
+	tokens           *cache.TokenCache // of clouds; nil keeps none
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -88,6 +92,8 @@ func (f *Flags) register(set *pflag.FlagSet) {
 		set.String(name, "", "accepted and not used: what is looked up in indexes is always kept, within a bound")
 	}
 	set.BoolVar(&f.AllowLinkLocal, "allow-link-local-sources", false, "let sources have link-local addresses, where clouds hand out the node's credentials")
+	set.IntVar(&f.TokenCacheSize, "token-cache-max-size", 100, "how many tokens of clouds are kept until shortly before they expire; 0 keeps none")
+	set.DurationVar(&f.TokenCacheDuration, "token-cache-max-duration", time.Hour, "how long a cloud's token is kept at most")
 	set.StringVar(&f.MetricsAddr, "metrics-addr", ":8080", "address on which /metrics is served")
 	set.StringVar(&f.HealthAddr, "health-addr", ":9440", "address on which /healthz and /readyz are served")
 	set.StringVar(&f.LogLevel, "log-level", "info", "trace, debug, info or error")
@@ -157,11 +163,8 @@ func (f *Flags) complete(env map[string]string) error {
 	if f.Concurrent < 1 || f.ConcurrentSSA < 1 {
 		return errors.New("--concurrent and --concurrent-ssa must be at least 1")
 	}
-	if f.PruneLimit < 0 || f.PruneLimit > 100 {
-		return fmt.Errorf("--prune-limit: %d is not between 0 and 100", f.PruneLimit)
-	}
-	if f.InventoryMax < 1 || f.InventoryMax > appsync.DefaultInventoryLimit {
-		return fmt.Errorf("--inventory-max-size: %d is not between 1 and %d: an object of more than a mebibyte is refused by etcd", f.InventoryMax, appsync.DefaultInventoryLimit)
+	if f.tokens, err = tokenCache(f.TokenCacheSize, f.TokenCacheDuration); err != nil {
+		return err
 	}
 	if f.DigestAlgorithm != "sha256" {
 		return fmt.Errorf("--artifact-digest-algo: %q is not served, only sha256 is", f.DigestAlgorithm)
@@ -187,6 +190,21 @@ func (f *Flags) complete(env map[string]string) error {
 		return errors.New("--default-decryption-service-account needs --feature-gates=" + workloadIdentity + "=true")
 	}
 	return nil
+}
+
+// tokenCache returns where tokens of clouds are kept, nil for nowhere.
+func tokenCache(size int, duration time.Duration) (*cache.TokenCache, error) {
+	if size < 0 || duration <= 0 {
+		return nil, errors.New("--token-cache-max-size must be at least 0 and --token-cache-max-duration more than 0")
+	}
+	if size == 0 {
+		return nil, nil
+	}
+	tokens, err := cache.NewTokenCache(size, cache.WithMaxDuration(duration))
+	if err != nil {
+		return nil, fmt.Errorf("making the cache of tokens: %w", err)
+	}
+	return tokens, nil
 }
 
 // limits is what one source may store.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fluxcd/pkg/auth"
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,9 @@ const progressAfter = time.Second
 
 // run is the agent: it starts everything, waits for ctx to end, and stops everything.
 func run(ctx context.Context, flags Flags, log *slog.Logger) error {
+	if flags.gates[workloadIdentity] {
+		auth.EnableObjectLevelWorkloadIdentity() // the library keeps it in a variable, so it holds for the whole process
+	}
 	config, err := connect(ctx, flags)
 	if err != nil {
 		return err
@@ -88,10 +92,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err := setupSources(ctx, mgr, edge, store, kinds, refetch, flags, log); err != nil {
 		return err
 	}
-	clusters, err := flags.clusters(cluster, edge.Client, log)
-	if err != nil {
-		return err
-	}
+	clusters := flags.clusters(cluster, edge.Client, log)
 	defer clusters.Close()
 	if err := setupSync(ctx, mgr, edge, store, clusters, kinds, refetch.wake, flags, log); err != nil {
 		return err

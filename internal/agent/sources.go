@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,21 +34,47 @@ var sourceKinds = []schema.GroupVersionKind{
 	api.GitRepositoryKind, api.OCIRepositoryKind, api.HelmRepositoryKind, api.HelmChartKind, api.BucketKind, api.ExternalArtifactKind,
 }
 
-// refetch wakes the sources whose artifact a reader has found missing, by kind.
-type refetch map[schema.GroupVersionKind]*reconcile.Waker
+// refetch wakes the sources whose artifact a reader has found missing.
+type refetch struct {
+	wakers map[schema.GroupVersionKind]*reconcile.Waker
 
-func newRefetch() refetch {
-	r := refetch{}
+	mu    sync.Mutex
+	woken map[lostSource]time.Time
+}
+
+type lostSource struct {
+	kind schema.GroupVersionKind
+	key  types.NamespacedName
+}
+
+// wakeEvery is how often one source is woken at most: while its server is down a hundred readers of it would otherwise have
+// that asked a hundred times as often as the source's own back-off allows.
+const wakeEvery = 10 * time.Second
+
+func newRefetch() *refetch {
+	r := &refetch{wakers: map[schema.GroupVersionKind]*reconcile.Waker{}, woken: map[lostSource]time.Time{}}
 	for _, kind := range sourceKinds {
-		r[kind] = &reconcile.Waker{}
+		r.wakers[kind] = &reconcile.Waker{}
 	}
 	return r
 }
 
-func (r refetch) wake(kind schema.GroupVersionKind, key types.NamespacedName) {
-	if waker, ok := r[kind]; ok {
+func (r *refetch) wake(kind schema.GroupVersionKind, key types.NamespacedName) {
+	if waker, ok := r.wakers[kind]; ok && r.due(lostSource{kind, key}, time.Now()) {
 		waker.Wake(key)
 	}
+}
+
+// due reports whether it is time to wake the source, and notes that it is woken.
+func (r *refetch) due(s lostSource, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.woken, func(_ lostSource, at time.Time) bool { return now.Sub(at) >= wakeEvery })
+	if _, lately := r.woken[s]; lately {
+		return false
+	}
+	r.woken[s] = now
+	return true
 }
 
 // sources is what the controllers of all kinds of sources are made from.
@@ -56,17 +85,20 @@ type sources struct {
 	network  source.Network
 	recorder *reconcile.Recorder
 	kinds    []schema.GroupVersionKind // that the cluster knows
-	refetch  refetch
-	flags    Flags
-	log      *slog.Logger
+	refetch  *refetch
+	// identities are for the kinds whose spec.provider is a cloud.
+	identities source.Identities
+	flags      Flags
+	log        *slog.Logger
 }
 
 // setupSources starts what fetches sources.
 func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, kinds []schema.GroupVersionKind,
-	refetch refetch, flags Flags, log *slog.Logger) error {
+	refetch *refetch, flags Flags, log *slog.Logger) error {
 	s := &sources{
 		mgr: mgr, edge: edge, store: store, kinds: kinds, refetch: refetch, network: source.Network{AllowLinkLocal: flags.AllowLinkLocal}, flags: flags, log: log,
-		recorder: reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
+		recorder:   reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
+		identities: source.Identities{Client: edge.Client, Tokens: flags.tokens},
 	}
 	if err := s.keepHouse(store); err != nil {
 		return err
@@ -108,7 +140,7 @@ func (s *sources) controller(kind schema.GroupVersionKind) *ctrl.Builder {
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
 		For(api.Undecoded(kind), builder.WithPredicates(reconcile.Asked())).
 		WatchesRawSource(source.Stored(s.store, kind.Kind)).
-		WatchesRawSource(s.refetch[kind])
+		WatchesRawSource(s.refetch.wakers[kind])
 }
 
 func (s *sources) logger(kind schema.GroupVersionKind) *slog.Logger {
@@ -131,7 +163,8 @@ func (s *sources) git(ctx context.Context) error {
 	do := s.controller(api.GitRepositoryKind).
 		Watches(api.Undecoded(api.GitRepositoryKind), including, builder.WithPredicates(reconcile.ArtifactChanged()))
 	return do.Complete(git.NewRepositories(git.Options{
-		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
+		Store: s.store, Fetcher: fetcher, Secrets: s.edge.Client, Identities: s.identities, Edge: s.edge, Waker: s.refetch.wakers[api.GitRepositoryKind],
+		Recorder: s.recorder, Log: s.logger(api.GitRepositoryKind),
 	}))
 }
 
@@ -183,7 +216,7 @@ func (s *sources) buckets(context.Context) error {
 		return err
 	}
 	return s.controller(api.BucketKind).Complete(bucket.New(bucket.Options{
-		Store: s.store, Buckets: fetcher, Secrets: s.edge.Client, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.BucketKind),
+		Store: s.store, Buckets: fetcher, Secrets: s.edge.Client, Identities: s.identities, Edge: s.edge, Recorder: s.recorder, Log: s.logger(api.BucketKind),
 	}))
 }
 
@@ -197,7 +230,7 @@ func (s *sources) external(context.Context) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
 		For(api.Undecoded(api.ExternalArtifactKind)).
 		WatchesRawSource(source.Stored(s.store, api.ExternalArtifactKind.Kind)).
-		WatchesRawSource(s.refetch[api.ExternalArtifactKind]).
+		WatchesRawSource(s.refetch.wakers[api.ExternalArtifactKind]).
 		Complete(external.New(external.Options{
 			Store: s.store, Artifacts: fetcher, Reader: s.edge.Reader, Recorder: s.recorder, Timing: s.edge.Timing, Log: s.logger(api.ExternalArtifactKind),
 		}))

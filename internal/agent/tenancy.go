@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/fluxcd/pkg/auth"
-	"github.com/fluxcd/pkg/cache"
 	ssautil "github.com/fluxcd/pkg/ssa/utils"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -26,8 +25,6 @@ type Tenancy struct {
 	InsecureKubeConfigExec   bool
 	InsecureKubeConfigTLS    bool
 	CustomApplyStageKinds    string
-	TokenCacheSize           int
-	TokenCacheDuration       time.Duration
 	OrphanAfter              time.Duration
 
 	// Set by complete.
@@ -40,8 +37,6 @@ func (t *Tenancy) register(set *pflag.FlagSet) {
 	set.BoolVar(&t.InsecureKubeConfigExec, "insecure-kubeconfig-exec", false, "let the kubeconfigs of spec.kubeConfig have the agent run commands")
 	set.BoolVar(&t.InsecureKubeConfigTLS, "insecure-kubeconfig-tls", false, "let the kubeconfigs of spec.kubeConfig name servers that are not verified")
 	set.StringVar(&t.CustomApplyStageKinds, "custom-apply-stage-kinds", "", "comma-separated Group/Kind that are applied after definitions and classes and before everything else")
-	set.IntVar(&t.TokenCacheSize, "token-cache-max-size", 100, "how many tokens for the clusters of ConfigMaps are kept; 0 keeps none")
-	set.DurationVar(&t.TokenCacheDuration, "token-cache-max-duration", time.Hour, "how long such a token is kept at most")
 	set.DurationVar(&t.OrphanAfter, "orphan-after", time.Hour, "how long a deletion that fails is tried again before the Kustomization lets go of what it has applied")
 }
 
@@ -60,9 +55,6 @@ func (t *Tenancy) complete() error {
 	}
 	if t.OrphanAfter <= 0 {
 		return errors.New("--orphan-after must be more than 0")
-	}
-	if t.TokenCacheSize < 0 || t.TokenCacheDuration <= 0 {
-		return errors.New("--token-cache-max-size must be at least 0 and --token-cache-max-duration more than 0")
 	}
 	if t.CustomApplyStageKinds == "" {
 		return nil
@@ -87,22 +79,14 @@ func (f *Flags) treatment(log *slog.Logger) kube.Options {
 
 // clusters returns the clusters that Kustomizations apply to. Those of kubeConfigs get their connections where sources get
 // theirs: whoever may create a Secret chooses the address.
-func (f *Flags) clusters(own *kube.Cluster, agent client.Client, log *slog.Logger) (*kube.Clusters, error) {
-	identity := kube.Identity{DefaultServiceAccount: f.Tenancy.DefaultKubeConfigAccount, OfServiceAccounts: f.gates[workloadIdentity]}
-	if f.gates[workloadIdentity] {
-		auth.EnableObjectLevelWorkloadIdentity()
-	}
-	if f.Tenancy.TokenCacheSize > 0 {
-		tokens, err := cache.NewTokenCache(f.Tenancy.TokenCacheSize, cache.WithMaxDuration(f.Tenancy.TokenCacheDuration))
-		if err != nil {
-			return nil, fmt.Errorf("making the cache of tokens: %w", err)
-		}
-		identity.Tokens = tokens
-	}
+func (f *Flags) clusters(own *kube.Cluster, agent client.Client, log *slog.Logger) *kube.Clusters {
 	return kube.NewClusters(own, kube.RemoteOptions{
-		Secrets: agent, Identity: identity,
+		Secrets: agent,
+		Identity: kube.Identity{
+			DefaultServiceAccount: f.Tenancy.DefaultKubeConfigAccount, OfServiceAccounts: f.gates[workloadIdentity], Tokens: f.tokens,
+		},
 		Policy:    kube.KubeconfigPolicy{Exec: f.Tenancy.InsecureKubeConfigExec, TLS: f.Tenancy.InsecureKubeConfigTLS},
 		Dial:      source.Network{AllowLinkLocal: f.AllowLinkLocal}.Dialer().DialContext,
 		UserAgent: "cleat/" + Version, Cluster: f.treatment(log),
-	}), nil
+	})
 }

@@ -165,7 +165,7 @@ func TestPublishAndAcquire(t *testing.T) {
 	s := openStore(t, t.TempDir(), func(o *Options) { o.Now = func() time.Time { return now } })
 	var added []string
 	s.Subscribe(func(digest string) {
-		snap, release, err := s.Acquire(digest)
+		snap, release, err := s.AcquireWritten(digest)
 		if err != nil {
 			t.Errorf("not available when announced: %v", err)
 			return
@@ -186,11 +186,11 @@ func TestPublishAndAcquire(t *testing.T) {
 	if diff := cmp.Diff([]string{snap.Digest}, added); diff != "" {
 		t.Error(diff)
 	}
-	if !s.Holds(got) {
+	if !s.Holds(shop, got) {
 		t.Error("the published artifact is not held")
 	}
 
-	held, release, err := s.Acquire(got.Digest)
+	held, release, err := s.AcquireWritten(got.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestSameContentIsWrittenOnce(t *testing.T) {
 	if err := s.Collect(); err != nil {
 		t.Fatal(err)
 	}
-	if _, release, err := s.Acquire(one.Digest); err != nil {
+	if _, release, err := s.AcquireWritten(one.Digest); err != nil {
 		t.Errorf("removing one object took the snapshot from the other: %v", err)
 	} else {
 		release()
@@ -261,7 +261,7 @@ func TestAcquireFromTheVolumeOfFlux(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			snap, release, err := s.Acquire(digest)
+			snap, release, err := s.AcquireWritten(digest)
 			if err != nil {
 				t.Error(err)
 				return
@@ -289,25 +289,25 @@ func TestF32_LostStorageIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	reopened := openStore(t, dir)
-	if !reopened.Holds(a) {
+	if !reopened.Holds(shop, a) {
 		t.Error("a restart lost the artifact")
 	}
-	if _, release, err := reopened.Acquire(a.Digest); err != nil {
+	if _, release, err := reopened.AcquireWritten(a.Digest); err != nil {
 		t.Error(err)
 	} else {
 		release()
 	}
 	empty := openStore(t, t.TempDir())
-	if empty.Holds(a) {
+	if empty.Holds(shop, a) {
 		t.Error("an empty store holds the artifact")
 	}
-	if _, _, err := empty.Acquire(a.Digest); !errors.Is(err, ErrNotFound) {
+	if _, _, err := empty.AcquireWritten(a.Digest); !errors.Is(err, ErrNotFound) {
 		t.Errorf("acquiring what is not there: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "gitrepository/demo/shop/1.tar.gz")); err != nil {
 		t.Fatal(err)
 	}
-	if reopened.Holds(a) {
+	if reopened.Holds(shop, a) {
 		t.Error("a file removed behind our back is still held")
 	}
 }
@@ -324,7 +324,7 @@ func TestTreesAreRebuiltAfterTheMachineRestarted(t *testing.T) {
 	if err := errors.Join(os.Chmod(file, 0o644), os.Truncate(file, 0), os.WriteFile(filepath.Join(dir, ownDir, "boot"), []byte("other"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	snap, release, err := openStore(t, dir).Acquire(a.Digest)
+	snap, release, err := openStore(t, dir).AcquireWritten(a.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +374,7 @@ func TestF31_FullDiskKeepsTheOldArtifact(t *testing.T) {
 	if left := residue(t, s); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if !s.Holds(old) {
+	if !s.Holds(shop, old) {
 		t.Error("the old artifact is gone")
 	}
 }
@@ -408,7 +408,7 @@ func TestCollectKeepsWhatFluxKeeps(t *testing.T) {
 	}
 	first, second := publish(1), publish(2)
 	third := publish(3)
-	held, release, err := s.Acquire(first)
+	held, release, err := s.AcquireWritten(first)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -511,13 +511,13 @@ func TestRemoveObject(t *testing.T) {
 	if err := s.Remove(shop); err != nil {
 		t.Fatal(err)
 	}
-	if s.Holds(a) {
+	if s.Holds(shop, a) {
 		t.Error("still held")
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "gitrepository/demo/shop")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory is there: %v", err)
 	}
-	if _, _, err := s.Acquire(a.Digest); !errors.Is(err, ErrNotFound) {
+	if _, _, err := s.AcquireWritten(a.Digest); !errors.Is(err, ErrNotFound) {
 		t.Errorf("acquire: %v", err)
 	}
 	if err := s.Remove(shop); err != nil {

@@ -46,7 +46,8 @@ func (s *Store) receive(name string, content io.Reader) (p public, err error) {
 }
 
 // PublishStored makes bytes that the store has already the object's artifact, under whatever other name they were
-// published; nothing is copied. The error is ErrNotFound when it does not have them.
+// published; nothing is copied. The error is ErrNotFound when it does not have them. It is for those who know the digest
+// because they had the content written, or have seen to it that the object may have what others published, see HasIn.
 func (s *Store) PublishStored(o Object, file, revision, digest string) (*meta.Artifact, error) {
 	// A link of our own keeps the bytes while the name we found them by may be collected.
 	dir, err := s.TempDir("file-")
@@ -65,9 +66,18 @@ func (s *Store) PublishStored(o Object, file, revision, digest string) (*meta.Ar
 	return s.publish(o, file, revision, name, p)
 }
 
-// OpenFile opens the published bytes of a digest for reading; they can be read to the end whatever is removed meanwhile.
-// The error is ErrNotFound when the store does not have them.
-func (s *Store) OpenFile(digest string) (*os.File, error) {
+// OpenFile opens the bytes of a digest that are published for the object; they can be read to the end whatever is removed
+// meanwhile. The error is ErrNotFound when the object has none. Like Acquire it may be asked with a digest from a status.
+func (s *Store) OpenFile(o Object, digest string) (*os.File, error) {
+	if !s.Has(o, digest) {
+		return nil, fmt.Errorf("digest %q of %s %s/%s: %w", digest, o.Kind, o.Namespace, o.Name, ErrNotFound)
+	}
+	return s.OpenWritten(digest)
+}
+
+// OpenWritten does the same with what anybody has published, for those who know the digest because they had the content
+// written.
+func (s *Store) OpenWritten(digest string) (*os.File, error) {
 	found, _ := s.lookUp(digest)
 	if found == "" {
 		return nil, fmt.Errorf("digest %q: %w", digest, ErrNotFound)

@@ -46,7 +46,7 @@ func publishFile(t *testing.T, s *Store, o Object, file, content string) string 
 
 func readFile(t *testing.T, s *Store, digest string) string {
 	t.Helper()
-	f, err := s.OpenFile(digest)
+	f, err := s.OpenWritten(digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestF32_FilesArePublishedAsTheyAre(t *testing.T) {
 			t.Errorf("artifact %+v", a)
 		}
 		s = openStore(t, dir)
-		if !s.Holds(a) {
+		if !s.Holds(c.o, a) {
 			t.Errorf("%s is lost after a restart", a.Path)
 		}
 		if got := readFile(t, s, a.Digest); got != "bytes of "+c.file {
@@ -109,7 +109,7 @@ func TestCopiedTarballIsUnpackedWhenAskedFor(t *testing.T) {
 		t.Errorf("left behind: %v", found)
 	}
 	for range 2 { // the second time after a restart
-		snap, release, err := s.Acquire(digest)
+		snap, release, err := s.AcquireWritten(digest)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestFileThatIsNoTarballHasNoSnapshot(t *testing.T) {
 	s := openStore(t, t.TempDir())
 	digest := publishFile(t, s, layer, "sha256:1.tar.gz", "a WASM module")
 	for range 2 {
-		if _, _, err := s.Acquire(digest); err == nil || errors.Is(err, ErrNotFound) {
+		if _, _, err := s.AcquireWritten(digest); err == nil || errors.Is(err, ErrNotFound) {
 			t.Fatalf("acquire: %v", err)
 		}
 	}
@@ -134,7 +134,7 @@ func TestFileThatIsNoTarballHasNoSnapshot(t *testing.T) {
 		t.Error("the bytes are gone")
 	}
 	index := publishFile(t, s, charts, "index-1.yaml", "entries: {}")
-	if _, _, err := s.Acquire(index); !errors.Is(err, ErrNotFound) {
+	if _, _, err := s.AcquireWritten(index); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an index was taken for a tarball: %v", err)
 	}
 }
@@ -178,11 +178,65 @@ func TestStoredBytesArePublishedAgainWithoutACopy(t *testing.T) {
 	if err := s.Remove(podinfo); err != nil {
 		t.Fatal(err)
 	}
-	if !s.Holds(a) || readFile(t, s, digest) != "chart" {
+	if !s.Holds(other, a) || readFile(t, s, digest) != "chart" {
 		t.Error("lost with the object that stored it first")
 	}
 	if _, err := s.PublishStored(other, "x.tgz", "1", "sha256:"+strings.Repeat("0", 64)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestA20_ADigestIsNoKey: somebody who may write a status in one namespace and knows a digest of another one gets nothing by it.
+func TestA20_ADigestIsNoKey(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	theirs, err := s.Publish(shop, "1.tar.gz", "r1", stored(t, s, map[string]string{"secret.yaml": "x"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart := publishFile(t, s, podinfo, "podinfo-1.tgz", "chart")
+	for name, o := range map[string]Object{
+		"another namespace": {shop.Kind, "mallory", shop.Name}, "another name": {shop.Kind, shop.Namespace, "sho"},
+		"another kind": {"Bucket", shop.Namespace, shop.Name}, "a path": {shop.Kind, "mallory/../" + shop.Namespace, shop.Name}, "nobody": {},
+	} {
+		if _, _, err := s.Acquire(o, theirs.Digest); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: the snapshot: %v", name, err)
+		}
+		if _, err := s.OpenFile(o, chart); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: the chart: %v", name, err)
+		}
+		if s.Holds(o, theirs) {
+			t.Errorf("%s: a status with the path of another object's artifact counts", name)
+		}
+	}
+	if !s.HasIn("demo", theirs.Digest) || s.HasIn("mallory", theirs.Digest) || s.HasIn("", theirs.Digest) || s.HasIn("dem", theirs.Digest) {
+		t.Error("HasIn looks in other namespaces")
+	}
+	_, release, err := s.Acquire(shop, theirs.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	f, err := s.OpenFile(podinfo, chart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
+
+// The agent is no way around that: it does not fetch from itself, whatever URL it is given.
+func TestA18_TheAgentIsNotServed(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	publishFile(t, s, podinfo, "podinfo-1.tgz", "chart")
+	for agent, want := range map[string]int{
+		"": http.StatusOK, "Go-http-client/1.1": http.StatusOK, "cleat": http.StatusForbidden,
+		"git/2.0 (cleat)": http.StatusForbidden, "Helm/3.22.0 (cleat)": http.StatusForbidden,
+	} {
+		req := httptest.NewRequest(http.MethodGet, "/"+podinfo.dir()+"/podinfo-1.tgz", nil)
+		req.Header.Set("User-Agent", agent)
+		res := httptest.NewRecorder()
+		if s.Handler().ServeHTTP(res, req); res.Code != want {
+			t.Errorf("%q: %d, want %d", agent, res.Code, want)
+		}
 	}
 }
 

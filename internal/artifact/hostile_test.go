@@ -241,10 +241,10 @@ func TestCorruptTarballIsNotServedAsASnapshot(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "gitrepository/demo/shop/1.tar.gz"), []byte("rot"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Acquire(a.Digest); !errors.Is(err, ErrNotFound) {
+	if _, _, err := s.AcquireWritten(a.Digest); !errors.Is(err, ErrNotFound) {
 		t.Errorf("acquire: %v", err)
 	}
-	if s.Holds(a) {
+	if s.Holds(shop, a) {
 		t.Error("a tarball that rotted is still held, so nobody would fetch it again")
 	}
 }

@@ -40,7 +40,8 @@ func isArtifact(name string) bool {
 // Object names the Kubernetes object whose artifact is published.
 type Object struct{ Kind, Namespace, Name string }
 
-func (o Object) dir() string { return path.Join(strings.ToLower(o.Kind), o.Namespace, o.Name) }
+// dir is not cleaned: a name that leads elsewhere is that of no object, and what is done with it fails.
+func (o Object) dir() string { return strings.ToLower(o.Kind) + "/" + o.Namespace + "/" + o.Name }
 
 // Publish makes the snapshot the object's artifact: its tarball gets a name (file, such as <sha>.tar.gz) in the object's
 // directory and latest.tar.gz points to it. The snapshot must be pinned. On an error what was published before still is.
@@ -121,9 +122,37 @@ func (s *Store) replace(name string, create func(tmp string) error) error {
 	return os.Rename(tmp, name)
 }
 
-// Holds reports whether the artifact of a status can still be downloaded. After a restart with an empty volume it cannot.
-func (s *Store) Holds(a *meta.Artifact) bool {
-	if a == nil {
+// Has reports whether the digest is one that is published for the object.
+func (s *Store) Has(o Object, digest string) bool { return s.has(o.dir()+"/", digest) }
+
+// HasIn reports whether the digest is one that is published for any object of the namespace, where everybody may read it.
+func (s *Store) HasIn(namespace, digest string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, p := range s.published {
+		if parts := strings.SplitN(name, "/", 3); p.digest == digest && parts[1] == namespace {
+			return true
+		}
+	}
+	return false
+}
+
+// has looks among the artifacts below a directory.
+func (s *Store) has(dir, digest string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, p := range s.published {
+		if p.digest == digest && strings.HasPrefix(name, dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// Holds reports whether the artifact of the object's status can still be downloaded. After a restart with an empty volume it
+// cannot; nor is it held when what the status names is another object's.
+func (s *Store) Holds(o Object, a *meta.Artifact) bool {
+	if a == nil || path.Dir(a.Path) != o.dir() {
 		return false
 	}
 	s.mu.Lock()
@@ -141,7 +170,7 @@ func (s *Store) Holds(a *meta.Artifact) bool {
 func (s *Store) IsLatest(o Object, file, digest string) bool {
 	name := path.Join(o.dir(), file)
 	current, err := s.root.Readlink(latest(name))
-	return err == nil && path.Base(current) == file && s.Holds(&meta.Artifact{Path: name, Digest: digest})
+	return err == nil && path.Base(current) == file && s.Holds(o, &meta.Artifact{Path: name, Digest: digest})
 }
 
 // Objects lists every object of a kind that has artifacts in the storage, so that those of objects deleted while no agent

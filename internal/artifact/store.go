@@ -208,10 +208,23 @@ func (s *Store) Subscribe(f func(digest string)) {
 	s.subscribers = append(s.subscribers, f)
 }
 
-// Acquire returns the snapshot of a digest and a function that must be called when it is no longer read; until then nothing
-// removes it. A snapshot that has no directory is made from a published tarball of that digest. The error is ErrNotFound when
-// there is none, and another one when what was published cannot be unpacked: to fetch it again would not help.
-func (s *Store) Acquire(digest string) (*Snapshot, func(), error) {
+// Acquire returns the snapshot of a digest that is published for the object, and a function that must be called when it is no
+// longer read; until then nothing removes it. A snapshot that has no directory is made from a published tarball of that
+// digest. The error is ErrNotFound when the object has none, and another one when what was published cannot be unpacked: to
+// fetch it again would not help.
+//
+// The digest may come from a status: what others have published is not found by it. Whoever may write the status of one object
+// would otherwise read what is in any namespace, if only he knew, or guessed, its digest.
+func (s *Store) Acquire(o Object, digest string) (*Snapshot, func(), error) {
+	if !s.Has(o, digest) {
+		return nil, nil, fmt.Errorf("digest %q of %s %s/%s: %w", digest, o.Kind, o.Namespace, o.Name, ErrNotFound)
+	}
+	return s.AcquireWritten(digest)
+}
+
+// AcquireWritten does the same with a snapshot that anybody has published or holds. It is for those who know the digest because
+// they had the content written, and not from what somebody says.
+func (s *Store) AcquireWritten(digest string) (*Snapshot, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {

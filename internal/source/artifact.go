@@ -53,7 +53,7 @@ type Before struct {
 // Begin reads it.
 func Begin(store *artifact.Store, kind string, o Object) Before {
 	b := Before{Named: o.GetArtifact().DeepCopy(), object: artifact.Object{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}}
-	if store.Holds(b.Named) {
+	if store.Holds(b.object, b.Named) {
 		b.Stored = b.Named.DeepCopy()
 		b.Stored.URL = store.URL(b.Stored.Path) // the address may be another than when it was stored
 	}

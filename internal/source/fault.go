@@ -1,8 +1,12 @@
 package source
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -38,6 +42,9 @@ func CheckStatus(res *http.Response) error {
 	case http.StatusOK:
 		return nil
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if wait := retryAfter(res.Header.Get("Retry-After")); code == http.StatusForbidden && wait > 0 {
+			return &Busy{code, time.Now().Add(wait)} // GitHub says so of who asks too often
+		}
 		return fmt.Errorf("%w: the server answers %d, check the Secret of spec.secretRef", ErrAuthentication, code)
 	case http.StatusNotFound:
 		return errors.New("the server answers 404: it is not there, or these credentials may not read it")
@@ -55,8 +62,8 @@ type Busy struct {
 }
 
 func (b *Busy) Error() string {
-	if b.status == http.StatusTooManyRequests {
-		return "the server answers 429: it gets too many requests, use a longer spec.interval and a Receiver"
+	if b.status == http.StatusTooManyRequests || b.status == http.StatusForbidden {
+		return fmt.Sprintf("the server answers %d: it gets too many requests, use a longer spec.interval and a Receiver", b.status)
 	}
 	return fmt.Sprintf("the server answers %d: it is overloaded or down for maintenance", b.status)
 }
@@ -75,11 +82,23 @@ func retryAfter(header string) time.Duration {
 	return 0
 }
 
-// Pauses remembers which servers want to be left alone, so that of a hundred objects on a server one asks in vain and not
-// all (faults.md F35). The zero value is ready. Its methods may be called concurrently.
+// Pauses remembers which servers want to be left alone and by whom, so that of a hundred objects on a server one asks in vain
+// and not all (faults.md F35). The key is one that Caller makes. The zero value is ready. Its methods may be called
+// concurrently.
 type Pauses struct {
 	mu    sync.Mutex
 	until map[string]*Busy
+}
+
+// Caller names who asks a server, by a digest of the server and of all that the answer may depend on: credentials, proxy,
+// authorities. What is told to one caller counts for nobody else.
+func Caller(parts ...any) (string, error) {
+	text, err := json.Marshal(parts)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // Check returns the error that the server last gave, while it wants to be left alone.
@@ -108,5 +127,7 @@ func (p *Pauses) Note(server string, err error) {
 	if p.until == nil {
 		p.until = map[string]*Busy{}
 	}
+	// Of a caller who never comes back, with new credentials for instance, nothing else would get rid.
+	maps.DeleteFunc(p.until, func(_ string, b *Busy) bool { return !time.Now().Before(b.until) })
 	p.until[server] = busy
 }

@@ -100,6 +100,22 @@ func TestA09_CredentialsStayWithTheirHost(t *testing.T) {
 	}
 }
 
+// TestF35_WhoWantsToBeLeftAlone: GitHub answers 403 to who asks too often, and only then says for how long.
+func TestF35_WhoWantsToBeLeftAlone(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code   int
+		header string
+		busy   bool
+	}{
+		"429": {429, "", true}, "503": {503, "30", true}, "403 with a time": {403, "30", true}, "403": {403, "", false}, "401": {401, "30", false},
+	} {
+		err := CheckStatus(&http.Response{StatusCode: tt.code, Header: http.Header{"Retry-After": {tt.header}}})
+		if _, busy := errors.AsType[*Busy](err); busy != tt.busy || errors.Is(err, ErrAuthentication) == tt.busy {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	for header, want := range map[string]time.Duration{
 		"": 0, "30": 30 * time.Second, "-5": 0, "99999999999999": maxRetryAfter, "9999999": maxRetryAfter, "soon": 0,

@@ -32,6 +32,9 @@ type Outcome struct {
 
 // Report fills the conditions of a source as Flux does for the same outcome, and returns the artifact for its status. After
 // a fault the artifact that was stored before stays: it is still served, and nobody who uses it has to stop (faults.md F25).
+// One that was lost with its volume stays as well, until it has been fetched again: who has applied it is no worse for the
+// loss, and who wants to read it waits for it, while without it he would be told that there never was any (faults.md F32).
+// The condition ArtifactInStorage says which of the two it is.
 func (b Before) Report(o reconcile.Object, end Outcome) (*meta.Artifact, reconcile.Success) {
 	reconcile.RemoveCondition(o, append(troubles, sourcev1.StorageOperationFailedCondition, sourcev1.ArtifactOutdatedCondition)...)
 	if end.Succeeded() {
@@ -42,11 +45,13 @@ func (b Before) Report(o reconcile.Object, end Outcome) (*meta.Artifact, reconci
 		reconcile.SetCondition(o, sourcev1.ArtifactInStorageCondition, metav1.ConditionTrue, success.Reason, success.Message)
 		return end.Artifact, success
 	}
-	if b.Stored == nil {
+	kept := b.Stored
+	if kept == nil {
+		kept = b.Named
 		reconcile.RemoveCondition(o, sourcev1.ArtifactInStorageCondition)
 	}
 	if end.Fault == nil {
-		return b.Stored, reconcile.Success{} // it waits
+		return kept, reconcile.Success{} // it waits
 	}
 	if end.Outdated != "" {
 		reconcile.SetCondition(o, sourcev1.ArtifactOutdatedCondition, metav1.ConditionTrue, "NewRevision", end.Outdated)
@@ -56,7 +61,7 @@ func (b Before) Report(o reconcile.Object, end Outcome) (*meta.Artifact, reconci
 		failed = sourcev1.FetchFailedCondition
 	}
 	reconcile.SetCondition(o, failed, metav1.ConditionTrue, end.Fault.Reason, end.Fault.Error())
-	return b.Stored, reconcile.Success{}
+	return kept, reconcile.Success{}
 }
 
 // Announce tells of news, when the status that holds it has been written; message says what the artifact was stored for. It

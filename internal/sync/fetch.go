@@ -71,10 +71,16 @@ func (a *attempt) unlessApplied(fault error, until time.Duration) error {
 	return fault
 }
 
+// sourceObject names the source as the storage does: only what that one has published may be read by it.
+func sourceObject(ks *kustomizev1.Kustomization) artifact.Object {
+	key := sourceOf(ks)
+	return artifact.Object{Kind: ks.Spec.SourceRef.Kind, Namespace: key.Namespace, Name: key.Name}
+}
+
 // fetch takes hold of the snapshot. Nothing is copied: it is a directory that is shared by all who read that revision.
 func (r *Reconciler) fetch(_ context.Context, a *attempt) error {
 	r.missing.Join(a.key, a.artifact.Digest)
-	snapshot, release, err := r.Snapshots.Acquire(a.artifact.Digest)
+	snapshot, release, err := r.Snapshots.Acquire(sourceObject(a.ks), a.artifact.Digest)
 	if errors.Is(err, artifact.ErrNotFound) {
 		if kind, ok := sourceKind(a.ks.Spec.SourceRef.Kind); ok {
 			r.Lost(kind, sourceOf(a.ks))

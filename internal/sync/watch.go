@@ -21,6 +21,7 @@ import (
 	runtimereconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/reconcile/depend"
 )
@@ -103,11 +104,11 @@ func (r *Reconciler) sortReaders(readers []ctrl.Request, source client.Object) (
 		return readers, nil
 	}
 	u, _ := source.(*unstructured.Unstructured)
-	artifact, err := artifactOf(u)
-	if err != nil || artifact == nil {
+	offered, err := artifactOf(u)
+	if err != nil || offered == nil {
 		return readers, nil // each finds out what is wrong
 	}
-	snapshot, release, err := r.Snapshots.Acquire(artifact.Digest)
+	snapshot, release, err := r.Snapshots.Acquire(artifact.Object{Kind: u.GetKind(), Namespace: u.GetNamespace(), Name: u.GetName()}, offered.Digest)
 	if err != nil {
 		return readers, nil // and so here
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+	"github.com/fluxcd/pkg/auth"
+	azureauth "github.com/fluxcd/pkg/auth/azure"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/utils/ptr"
 
@@ -32,7 +34,7 @@ type azure struct {
 
 // openAzure makes the client for spec.endpoint, the URL of the storage account, by the first of the ways to authenticate
 // that the Secret has the keys for: those are Flux's, in Flux's order.
-func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
+func openAzure(ctx context.Context, network source.Network, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
 	endpoint, err := url.Parse(spec.Endpoint)
 	if err != nil || endpoint.Hostname() == "" || endpoint.Scheme != "https" && (endpoint.Scheme != "http" || !spec.Insecure) {
 		return nil, fmt.Errorf("%w: spec.endpoint is not the URL of a storage account, as in https://ACCOUNT.blob.core.windows.net", source.ErrURL)
@@ -45,16 +47,23 @@ func openAzure(network source.Network, spec *sourcev1.BucketSpec, s secrets) (st
 		Transport: &http.Client{Transport: capped{transport}, CheckRedirect: noRedirects},
 		Retry:     policy.RetryOptions{MaxRetries: -1}, // the object as a whole is tried again, with a delay that grows
 	}
-	client, err := azureClient(endpoint, s, options)
+	client, err := azureClient(ctx, endpoint, s, options)
 	if err != nil {
+		transport.CloseIdleConnections()
 		return nil, err
 	}
 	return &azure{client: client, container: spec.BucketName, transport: transport}, nil
 }
 
-func azureClient(endpoint *url.URL, s secrets, options policy.ClientOptions) (*azblob.Client, error) {
+func azureClient(ctx context.Context, endpoint *url.URL, s secrets, options policy.ClientOptions) (*azblob.Client, error) {
 	blobs := &azblob.ClientOptions{ClientOptions: options}
-	identity, err := azureIdentity(s, options)
+	if s.identity != nil {
+		if !isAzure(endpoint) { // who may write a Bucket need not be one who may have the ServiceAccount's token
+			return nil, fmt.Errorf("%w: the token of spec.serviceAccountName is only shown to Azure Blob Storage over https, correct spec.endpoint", source.ErrURL)
+		}
+		return azblob.NewClient(endpoint.String(), azureAccount{ctx, s}, blobs)
+	}
+	identity, err := azureIdentity(endpoint, s, options)
 	if err != nil {
 		return nil, err
 	}
@@ -75,11 +84,30 @@ func azureClient(endpoint *url.URL, s secrets, options policy.ClientOptions) (*a
 		}
 		return azblob.NewClientWithNoCredential(signed, blobs)
 	case s.keys == nil:
-		return ambientAzure(endpoint, options, blobs)
+		return ambientAzure(endpoint, blobs)
 	default:
 		return nil, fmt.Errorf("%w: the Secret of spec.secretRef needs one of: \"clientId\" (with \"tenantId\" and \"clientSecret\" "+
 			"or \"clientCertificate\"), \"accountKey\", \"sasKey\"", source.ErrAuthentication)
 	}
+}
+
+// azureAccount gets tokens for the ServiceAccount of the spec.
+type azureAccount struct {
+	ctx     context.Context // that of a request ends with it, and the token is for those that follow
+	secrets secrets
+}
+
+// GetToken implements azcore.TokenCredential.
+func (a azureAccount) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	token, err := a.secrets.identity.Token(a.ctx, a.secrets.cloud, auth.WithScopes(options.Scopes...))
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	azure, ok := token.(*azureauth.Token)
+	if !ok {
+		return azcore.AccessToken{}, errors.New("the cloud gives another kind of token than Azure's")
+	}
+	return azure.AccessToken, nil
 }
 
 // withSAS adds a shared access signature to a URL; what the URL itself asks for counts less.
@@ -98,7 +126,7 @@ func withSAS(endpoint url.URL, sas string) (string, error) {
 }
 
 // azureIdentity returns nil when the Secret does not name one.
-func azureIdentity(s secrets, options policy.ClientOptions) (azcore.TokenCredential, error) {
+func azureIdentity(endpoint *url.URL, s secrets, options policy.ClientOptions) (azcore.TokenCredential, error) {
 	text := func(key string) string { return string(s.keys[key]) }
 	client, tenant := text("clientId"), text("tenantId")
 	if host := text("authorityHost"); host != "" {
@@ -120,9 +148,15 @@ func azureIdentity(s secrets, options policy.ClientOptions) (azcore.TokenCredent
 		}
 		return azidentity.NewClientCertificateCredential(tenant, client, certificates, key,
 			&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, SendCertificateChain: chain == "1" || chain == "true"})
+	case !isAzure(endpoint):
+		return nil, fmt.Errorf("%w: the Secret's \"clientId\" alone names an identity of the node, whose token is only shown to Azure Blob Storage over https; "+
+			"correct spec.endpoint, or give the identity's \"tenantId\" and \"clientSecret\" too", source.ErrAuthentication)
 	default:
-		// The metadata service has a link-local address, and it is the library that knows it.
-		identity, err = azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ID: azidentity.ClientID(client)})
+		own, ownErr := ownAzure()
+		if ownErr != nil {
+			return nil, ownErr
+		}
+		identity, err = azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: own, ID: azidentity.ClientID(client)})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: the Secret of spec.secretRef does not name an Azure identity", source.ErrAuthentication)
@@ -133,20 +167,43 @@ func azureIdentity(s secrets, options policy.ClientOptions) (azcore.TokenCredent
 // azureHost is Azure's own: the agent's token must not be sent to whoever writes a Bucket.
 var azureHost = regexp.MustCompile(`^[a-z0-9-]+\.(z[0-9]+\.)?blob\.(core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)$`)
 
+func isAzure(endpoint *url.URL) bool {
+	return endpoint.Scheme == "https" && azureHost.MatchString(endpoint.Hostname())
+}
+
+// ownAzure are the options of requests that show what the agent, or its node, is to Azure. They do not go through the proxy
+// of spec.proxySecretRef: those to the node are unencrypted, and where the others go is set by the environment of the agent.
+// The node's metadata service has an address that sources may not have.
+func ownAzure() (policy.ClientOptions, error) {
+	transport, err := source.Network{AllowLinkLocal: true}.Transport(source.TLS{}, nil)
+	if err != nil {
+		return policy.ClientOptions{}, err
+	}
+	return policy.ClientOptions{
+		Transport: &http.Client{Transport: capped{transport}, CheckRedirect: noRedirects},
+		Retry:     policy.RetryOptions{MaxRetries: -1},
+	}, nil
+}
+
 // ambientAzure uses what the agent itself is to Azure, by workload identity or as the node it runs on. Where it is nothing,
-// and for hosts that are not Azure's, the client is anonymous.
-func ambientAzure(endpoint *url.URL, options policy.ClientOptions, blobs *azblob.ClientOptions) (*azblob.Client, error) {
-	if endpoint.Scheme != "https" || !azureHost.MatchString(endpoint.Hostname()) {
+// and for hosts that are not Azure's, the client is anonymous. Requests with the token may pass the object's proxy, which
+// sees nothing of them: they are encrypted for a host of Azure's, by authorities that the object has no say in.
+func ambientAzure(endpoint *url.URL, blobs *azblob.ClientOptions) (*azblob.Client, error) {
+	if !isAzure(endpoint) {
 		return azblob.NewClientWithNoCredential(endpoint.String(), blobs)
 	}
-	if identity, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: options}); err == nil {
+	own, err := ownAzure()
+	if err != nil {
+		return nil, err
+	}
+	if identity, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: own}); err == nil {
 		return azblob.NewClient(endpoint.String(), identity, blobs)
 	}
 	var chain []azcore.TokenCredential
-	if identity, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: options}); err == nil {
+	if identity, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: own}); err == nil {
 		chain = append(chain, identity)
 	}
-	if identity, err := azidentity.NewManagedIdentityCredential(nil); err == nil {
+	if identity, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: own}); err == nil {
 		chain = append(chain, identity)
 	}
 	identity, err := azidentity.NewChainedTokenCredential(chain, nil)

@@ -25,24 +25,27 @@ type Options struct {
 	Store   *artifact.Store
 	Buckets *Fetcher
 	// Secrets reads the Secrets that the spec names.
-	Secrets  client.Reader
-	Edge     reconcile.Edge
-	Recorder *reconcile.Recorder
-	Log      *slog.Logger
+	Secrets client.Reader
+	// Identities are those that spec.serviceAccountName names.
+	Identities source.Identities
+	Edge       reconcile.Edge
+	Recorder   *reconcile.Recorder
+	Log        *slog.Logger
 }
 
 // New returns the controller of Buckets.
 func New(o Options) *reconcile.Controller[*sourcev1.Bucket, *attempt] {
-	b := &buckets{store: o.Store, fetcher: o.Buckets, secrets: o.Secrets, recorder: o.Recorder, log: o.Log}
+	b := &buckets{store: o.Store, fetcher: o.Buckets, secrets: o.Secrets, identities: o.Identities, recorder: o.Recorder, log: o.Log}
 	return reconcile.NewController(b.kind(), o.Edge, api.SourceManager, o.Recorder, o.Log)
 }
 
 type buckets struct {
-	store    *artifact.Store
-	fetcher  *Fetcher
-	secrets  client.Reader
-	recorder *reconcile.Recorder
-	log      *slog.Logger
+	store      *artifact.Store
+	fetcher    *Fetcher
+	secrets    client.Reader
+	identities source.Identities
+	recorder   *reconcile.Recorder
+	log        *slog.Logger
 }
 
 // attempt is one run for one Bucket.
@@ -113,13 +116,18 @@ func check(_ context.Context, a *attempt) error {
 		set  bool
 		text string
 	}{
-		{spec.ServiceAccountName != "", "spec.serviceAccountName is not supported by this version, " +
-			"which knows its own identity and those in Secrets; remove it to go on"},
+		{spec.ServiceAccountName != "" && generic(spec), "spec.serviceAccountName is not supported for the 'generic' bucket provider, remove it to go on"},
+		{spec.ServiceAccountName != "" && spec.SecretRef != nil, "spec.serviceAccountName and spec.secretRef are two identities, remove one to go on"},
+		{spec.ServiceAccountName != "" && spec.Provider == sourcev1.BucketProviderAmazon && spec.Region == "",
+			"spec.serviceAccountName needs spec.region with the 'aws' bucket provider, which says where its token is exchanged"},
 		{spec.CertSecretRef != nil && !s3, "spec.certSecretRef is not supported for the '" + spec.Provider + "' bucket provider, remove it to go on"},
 	} {
 		if f.set {
 			return api.Faultf(api.UnsupportedReason, api.RetryNever, "%s", f.text)
 		}
+	}
+	if err := source.CheckServiceAccount(spec.ServiceAccountName); err != nil {
+		return err
 	}
 	return checkSTS(spec)
 }
@@ -144,6 +152,11 @@ func (b *buckets) credentials(ctx context.Context, a *attempt) error {
 	if sts == nil {
 		sts = &sourcev1.BucketSTSSpec{}
 	}
+	defer func() {
+		if spec.ServiceAccountName != "" {
+			s.identity = b.identities.Of(sourcev1.BucketKind, a.key, spec.ServiceAccountName, s.proxy)
+		}
+	}()
 	return errors.Join(
 		read(spec.SecretRef, "spec.secretRef", func(data map[string][]byte) error {
 			s.keys = data
@@ -182,7 +195,7 @@ func (b *buckets) list(ctx context.Context, a *attempt) (err error) {
 		return listFault(err)
 	}
 	a.revision = a.look.index.revision()
-	if a.before.Stored != nil && a.before.Stored.HasRevision(a.revision) {
+	if a.look.stored(a.before.Stored) {
 		a.artifact = a.before.Stored
 	}
 	return nil

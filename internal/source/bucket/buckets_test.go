@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -16,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +53,7 @@ type world struct {
 	client client.Client
 	dir    string
 	limits Limits
+	clouds clouds // nil: the real ones
 	store  *artifact.Store
 	events *recorded
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
@@ -77,8 +80,11 @@ func (w *world) restart(dir string) {
 		w.t.Fatal(err)
 	}
 	w.events = &recorded{}
+	if w.clouds != nil {
+		fetcher.clouds = w.clouds
+	}
 	w.run = New(Options{
-		Store: w.store, Buckets: fetcher, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.DiscardHandler),
+		Store: w.store, Buckets: fetcher, Secrets: w.client, Identities: source.Identities{Client: w.client}, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.DiscardHandler),
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
 			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
@@ -135,7 +141,7 @@ func (w *world) change(set func(*sourcev1.Bucket)) {
 // files reads the snapshot of the artifact as its readers do.
 func (w *world) files(o *sourcev1.Bucket) map[string]string {
 	w.t.Helper()
-	snapshot, release, err := w.store.Acquire(o.Status.Artifact.Digest)
+	snapshot, release, err := w.store.Acquire(stored(shop), o.Status.Artifact.Digest)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -303,6 +309,76 @@ func TestOnlyChangedObjectsAreDownloaded(t *testing.T) {
 	}
 }
 
+// TestContentOfAnotherBucketIsNotReused: an ETag says nothing about content of another server or bucket.
+func TestContentOfAnotherBucketIsNotReused(t *testing.T) {
+	// Both list the same names with the same ETags, as servers do that count versions instead of hashing content.
+	one := &versioned{fake3{objects: map[string]string{"a.yaml": "1", ".sourceignore": "none\n"}}}
+	two := &versioned{fake3{objects: map[string]string{"a.yaml": "2", ".sourceignore": "nada\n"}}}
+	first, second := httptest.NewServer(one), httptest.NewServer(two)
+	defer first.Close()
+	defer second.Close()
+	endpoint := func(s *httptest.Server) string { return strings.TrimPrefix(s.URL, "http://") }
+	for name, change := range map[string]func(*sourcev1.Bucket){
+		"endpoint": func(o *sourcev1.Bucket) { o.Spec.Endpoint = endpoint(second) },
+		"name":     func(o *sourcev1.Bucket) { o.Spec.BucketName, o.Spec.Endpoint = "other", endpoint(second) },
+		"region":   func(o *sourcev1.Bucket) { o.Spec.Region, o.Spec.Endpoint = "eu-west-1", endpoint(second) },
+	} {
+		w := newWorld(t, Limits{}, bucket(endpoint(first)), keys())
+		before := w.ready()
+		again := w.ready()
+		if again.ResourceVersion != before.ResourceVersion {
+			t.Fatal("the same bucket is not the same")
+		}
+		w.change(change)
+		o := w.ready()
+		if diff := cmp.Diff(two.objects, w.files(o)); diff != "" || o.Status.Artifact.Digest == before.Status.Artifact.Digest {
+			t.Errorf("%s: it has content of the bucket before:\n%s", name, diff)
+		}
+	}
+	spec := func(change func(*sourcev1.BucketSpec)) string {
+		o := bucket("s3.example").Spec
+		change(&o)
+		return origin(&o, secrets{keys: map[string][]byte{"accesskey": []byte("alice"), "secretkey": []byte("s3cret")}})
+	}
+	same := spec(func(*sourcev1.BucketSpec) {})
+	for name, change := range map[string]func(*sourcev1.BucketSpec){
+		"endpoint": func(s *sourcev1.BucketSpec) { s.Endpoint = "s4.example" }, "name": func(s *sourcev1.BucketSpec) { s.BucketName = "x" },
+		"region": func(s *sourcev1.BucketSpec) { s.Region = "x" }, "provider": func(s *sourcev1.BucketSpec) { s.Provider = "aws" },
+		"two fields": func(s *sourcev1.BucketSpec) { s.Endpoint, s.BucketName = "s3.examples", "hop" },
+	} {
+		if spec(change) == same {
+			t.Errorf("%s: is the same origin", name)
+		}
+	}
+	if spec(func(s *sourcev1.BucketSpec) { s.Prefix, s.Provider = "x", "" }) != same {
+		t.Error("another prefix of the same bucket is another origin")
+	}
+	o := bucket("s3.example").Spec
+	if origin(&o, secrets{keys: map[string][]byte{"accesskey": []byte("bob")}}) == same {
+		t.Error("the bucket of another account is the same origin")
+	}
+}
+
+// versioned gives every content the same ETag.
+type versioned struct{ fake3 }
+
+func (v *versioned) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, key, isObject := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if isObject && key != "" {
+		w.Header().Set("ETag", `"v1"`)
+		w.Header().Set("Last-Modified", time.Unix(0, 0).UTC().Format(http.TimeFormat))
+		fmt.Fprint(w, v.objects[key])
+		return
+	}
+	var list bytes.Buffer
+	recorded := httptest.NewRecorder()
+	v.fake3.ServeHTTP(recorded, r)
+	list.WriteString(etagPattern.ReplaceAllString(recorded.Body.String(), `<ETag>"v1"</ETag>`))
+	_, _ = list.WriteTo(w)
+}
+
+var etagPattern = regexp.MustCompile(`<ETag>[^<]*</ETag>`)
+
 // With the disk lost everything is fetched again; it is the same artifact, and no news.
 func TestF32_LostDiskIsFetchedAgain(t *testing.T) {
 	s := server(t, map[string]string{"a.yaml": "1"})
@@ -310,7 +386,7 @@ func TestF32_LostDiskIsFetchedAgain(t *testing.T) {
 	first := w.ready()
 	w.restart(t.TempDir())
 	second := w.ready()
-	if second.Status.Artifact.Digest != first.Status.Artifact.Digest || !w.store.Holds(second.Status.Artifact) {
+	if second.Status.Artifact.Digest != first.Status.Artifact.Digest || !w.store.Holds(stored(shop), second.Status.Artifact) {
 		t.Errorf("artifact %+v", second.Status.Artifact)
 	}
 	if events := w.events.take(); len(events) > 0 {
@@ -357,7 +433,7 @@ func TestA05_KeysThatLeaveTheDirectoryAreRefused(t *testing.T) {
 		if reason, message := w.fails(); reason != sourcev1.InvalidPathReason || !strings.Contains(message, "illegal path") {
 			t.Errorf("%q: %s: %s", key, reason, message)
 		}
-		if !w.store.Holds(before.Status.Artifact) {
+		if !w.store.Holds(stored(shop), before.Status.Artifact) {
 			t.Error("what was good before is gone")
 		}
 	}
@@ -594,7 +670,7 @@ func TestF25_OutageKeepsTheArtifact(t *testing.T) {
 // An object that changes between the list and the download is not mixed into the revision that was listed.
 func TestChangedMeanwhileIsNotPublished(t *testing.T) {
 	s := server(t, map[string]string{"a": "1"})
-	c, err := openS3(source.Network{}, &bucket(s.Endpoint).Spec, secrets{keys: keys().Data})
+	c, err := openS3(t.Context(), source.Network{}, &bucket(s.Endpoint).Spec, secrets{keys: keys().Data})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -621,14 +697,14 @@ func TestSuspendedAndDeleted(t *testing.T) {
 	if w.reconcile(); s.Lists() > 0 {
 		t.Error("a suspended Bucket was listed")
 	}
-	if !w.store.Holds(a) {
+	if !w.store.Holds(stored(shop), a) {
 		t.Error("a suspended Bucket lost its artifact")
 	}
 	if err := w.client.Delete(t.Context(), w.reconcile()); err != nil {
 		t.Fatal(err)
 	}
 	w.reconcile()
-	if w.store.Holds(a) {
+	if w.store.Holds(stored(shop), a) {
 		t.Error("a deleted Bucket still has an artifact")
 	}
 	if err := w.client.Get(t.Context(), shop, &sourcev1.Bucket{}); client.IgnoreNotFound(err) != nil || err == nil {
@@ -680,7 +756,7 @@ func TestListThatIsCutOffIsNotComplete(t *testing.T) {
 			`<Contents><Key>a</Key><ETag>"1"</ETag><Size>1</Size></Contents></ListBucketResult>`)
 	}))
 	defer endless.Close()
-	c, err := openS3(source.Network{}, &bucket(strings.TrimPrefix(endless.URL, "http://")).Spec, secrets{keys: keys().Data})
+	c, err := openS3(t.Context(), source.Network{}, &bucket(strings.TrimPrefix(endless.URL, "http://")).Spec, secrets{keys: keys().Data})
 	if err != nil {
 		t.Fatal(err)
 	}

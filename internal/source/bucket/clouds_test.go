@@ -1,8 +1,12 @@
 package bucket
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -11,6 +15,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -204,7 +210,7 @@ func TestAzureStorage(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(cloud.azure))
 			defer server.Close()
 			open := func(container string) storage {
-				s, err := openAzure(source.Network{}, &sourcev1.BucketSpec{Provider: "azure", Endpoint: server.URL, Insecure: true, BucketName: container}, secrets{keys: c.keys})
+				s, err := openAzure(t.Context(), source.Network{}, &sourcev1.BucketSpec{Provider: "azure", Endpoint: server.URL, Insecure: true, BucketName: container}, secrets{keys: c.keys})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -244,18 +250,18 @@ func TestAzureSecretsThatCannotBeUsed(t *testing.T) {
 		"a bad certificate":           {"clientId": "a", "tenantId": "b", "clientCertificate": "hunter2"},
 		"a signature that is not one": {"sasKey": "hunter2=%zz"},
 	} {
-		_, err := openAzure(source.Network{}, spec, secrets{keys: secret("keys", data).Data})
+		_, err := openAzure(t.Context(), source.Network{}, spec, secrets{keys: secret("keys", data).Data})
 		if !errors.Is(err, source.ErrAuthentication) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, data := range []map[string]string{{"clientId": "a", "tenantId": "b", "clientSecret": "c"}, {"clientId": "a"}} {
-		if _, err := openAzure(source.Network{}, spec, secrets{keys: secret("keys", data).Data}); err != nil {
+		if _, err := openAzure(t.Context(), source.Network{}, spec, secrets{keys: secret("keys", data).Data}); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, endpoint := range []string{"account.blob.core.windows.net", "http://account.blob.core.windows.net", "ftp://x"} {
-		if _, err := openAzure(source.Network{}, &sourcev1.BucketSpec{Endpoint: endpoint}, secrets{}); !errors.Is(err, source.ErrURL) {
+		if _, err := openAzure(t.Context(), source.Network{}, &sourcev1.BucketSpec{Endpoint: endpoint}, secrets{}); !errors.Is(err, source.ErrURL) {
 			t.Errorf("%s: %v", endpoint, err)
 		}
 	}
@@ -269,6 +275,11 @@ func TestA09_OwnIdentityStaysWithTheCloud(t *testing.T) {
 		"https://sts-fips.us-east-1.amazonaws.com":          true,
 		"https://vpce-1-a.sts.eu-west-1.vpce.amazonaws.com": true,
 		"https://sts.cn-north-1.amazonaws.com.cn":           true,
+		"https://sts.us-gov-west-1.amazonaws.com":           true,
+		"https://sts.s3.amazonaws.com":                      false,
+		"https://my.sts.s3.eu-west-1.amazonaws.com":         false,
+		"https://sts.sts.amazonaws.com":                     false,
+		"https://example.com/.sts.amazonaws.com":            false,
 		"https://sts.amazonaws.com.example.com":             false,
 		"https://example.com/sts.amazonaws.com":             false,
 		"http://sts.amazonaws.com":                          false,
@@ -295,6 +306,91 @@ func TestA09_OwnIdentityStaysWithTheCloud(t *testing.T) {
 	}
 }
 
+// refusing is a proxy that notes what it is asked for, and refuses.
+func refusing(t *testing.T) (*source.Proxy, func() []string) {
+	t.Helper()
+	seen := &cloudServer{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.note(r.Method + " " + r.Host)
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	t.Cleanup(server.Close)
+	return &source.Proxy{Address: server.URL}, func() []string {
+		seen.mu.Lock()
+		defer seen.mu.Unlock()
+		return slices.Clone(seen.shown)
+	}
+}
+
+// TestA09_AzuresAndGooglesOwnIdentity: the agent's own tokens are asked for without the object's proxy, too.
+func TestA09_AzuresAndGooglesOwnIdentity(t *testing.T) {
+	t.Run("azure workload identity", func(t *testing.T) {
+		token := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(token, []byte("t0ken"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("AZURE_AUTHORITY_HOST", "https://authority.invalid")
+		t.Setenv("AZURE_TENANT_ID", "tenant")
+		t.Setenv("AZURE_CLIENT_ID", "client")
+		t.Setenv("AZURE_FEDERATED_TOKEN_FILE", token)
+		proxy, seen := refusing(t)
+		spec := &sourcev1.BucketSpec{Provider: "azure", Endpoint: "https://account.blob.core.windows.net", BucketName: "shop"}
+		s, err := openAzure(t.Context(), source.Network{}, spec, secrets{proxy: proxy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		if err := s.list(t.Context(), "", func(Object) error { return nil }); err == nil {
+			t.Error("an authority that does not exist gave a token")
+		}
+		if len(seen()) > 0 {
+			t.Errorf("the proxy was asked for %q", seen())
+		}
+	})
+	t.Run("google service account of the environment", func(t *testing.T) {
+		tokens := &cloudServer{}
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			tokens.note(r.FormValue("grant_type"))
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}`)
+		}))
+		defer server.Close()
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(map[string]string{
+			"type": "service_account", "client_email": "a@b.iam.gserviceaccount.com", "token_uri": server.URL,
+			"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
+		})
+		file := filepath.Join(t.TempDir(), "key.json")
+		if err := errors.Join(err, os.WriteFile(file, text, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", file)
+		proxy, seen := refusing(t)
+		s, err := openGCS(t.Context(), source.Network{}, &sourcev1.BucketSpec{Provider: "gcp", BucketName: "shop"}, secrets{proxy: proxy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		if err := s.list(t.Context(), "", func(Object) error { return nil }); err == nil {
+			t.Error("listed through a proxy that refuses")
+		}
+		if want := []string{"CONNECT storage.googleapis.com:443"}; len(tokens.shown) != 1 || !slices.Equal(seen(), want) {
+			t.Errorf("the token server was asked %d times, the proxy for %q", len(tokens.shown), seen())
+		}
+	})
+	// The identity that a Secret names without a secret of its own is one of the node's.
+	keys := map[string][]byte{"clientId": []byte("node")}
+	for _, endpoint := range []string{"https://mallory.example", "http://account.blob.core.windows.net"} {
+		spec := &sourcev1.BucketSpec{Provider: "azure", Endpoint: endpoint, Insecure: true, BucketName: "shop"}
+		if _, err := openAzure(t.Context(), source.Network{}, spec, secrets{keys: keys}); !errors.Is(err, source.ErrAuthentication) {
+			t.Errorf("%s may see the node's token: %v", endpoint, err)
+		}
+	}
+}
+
 // On EKS and ECS the agent's token goes to an unencrypted server of the node: a proxy would read it.
 func TestA09_OwnIdentityIsNotAskedForByTheObjectsProxy(t *testing.T) {
 	node, proxied := &cloudServer{}, &cloudServer{}
@@ -311,7 +407,7 @@ func TestA09_OwnIdentityIsNotAskedForByTheObjectsProxy(t *testing.T) {
 	}
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", answer(node).URL)
 	t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "hunter2")
-	creds, err := s3Credentials(source.Network{}, &sourcev1.BucketSpec{Provider: sourcev1.BucketProviderAmazon},
+	creds, err := s3Credentials(t.Context(), source.Network{}, &sourcev1.BucketSpec{Provider: sourcev1.BucketProviderAmazon},
 		secrets{proxy: &source.Proxy{Address: answer(proxied).URL}})
 	if err != nil {
 		t.Fatal(err)

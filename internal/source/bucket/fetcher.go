@@ -5,6 +5,11 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/auth"
+	"github.com/fluxcd/pkg/auth/aws"
+	azureauth "github.com/fluxcd/pkg/auth/azure"
+	"github.com/fluxcd/pkg/auth/gcp"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -18,8 +23,13 @@ type Fetcher struct {
 	network  source.Network
 	limits   Limits
 	memories memories
+	clouds   clouds
 	running  sync.WaitGroup // calls into the libraries, some of which may have outlived their callers
 }
+
+// clouds are those that know a ServiceAccount by its workload identity, by the names of spec.provider. Tests put others in
+// their place.
+type clouds map[string]auth.Provider
 
 // NewFetcher returns a Fetcher that remembers in the store what it downloaded. Zero Limits mean DefaultLimits.
 func NewFetcher(store *artifact.Store, network source.Network, limits Limits) (*Fetcher, error) {
@@ -30,7 +40,9 @@ func NewFetcher(store *artifact.Store, network source.Network, limits Limits) (*
 	if limits == (Limits{}) {
 		limits = DefaultLimits
 	}
-	return &Fetcher{store: store, network: network, limits: limits, memories: memories{dir}}, nil
+	return &Fetcher{store: store, network: network, limits: limits, memories: memories{dir}, clouds: clouds{
+		sourcev1.BucketProviderAmazon: aws.Provider{}, sourcev1.BucketProviderAzure: azureauth.Provider{}, sourcev1.BucketProviderGoogle: gcp.Provider{},
+	}}, nil
 }
 
 // Start waits, when ctx ends, for what is still running.
@@ -47,17 +59,21 @@ type secrets struct {
 	proxy  *source.Proxy     // of spec.proxySecretRef
 	sts    map[string][]byte // of spec.sts.secretRef
 	stsTLS source.TLS        // of spec.sts.certSecretRef
+	// identity is that of spec.serviceAccountName at cloud; nil without one.
+	identity *source.Identity
+	cloud    auth.Provider
 }
 
 // open makes the client of the spec's provider.
 func (f *Fetcher) open(ctx context.Context, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
+	s.cloud = f.clouds[spec.Provider]
 	switch spec.Provider {
 	case sourcev1.BucketProviderGoogle:
 		return openGCS(ctx, f.network, spec, s)
 	case sourcev1.BucketProviderAzure:
-		return openAzure(f.network, spec, s)
+		return openAzure(ctx, f.network, spec, s)
 	case sourcev1.BucketProviderGeneric, sourcev1.BucketProviderAmazon, "":
-		return openS3(f.network, spec, s)
+		return openS3(ctx, f.network, spec, s)
 	default:
 		return nil, fmt.Errorf("%w: spec.provider %q is not known", source.ErrURL, spec.Provider)
 	}
@@ -67,7 +83,13 @@ func (f *Fetcher) open(ctx context.Context, spec *sourcev1.BucketSpec, s secrets
 type look struct {
 	storage storage
 	index   *index
-	known   *memory
+	from    string
+	known   *memory // nil when nothing is known of what is there
+}
+
+// stored reports whether the artifact that was published before is of this very bucket.
+func (l look) stored(a *meta.Artifact) bool {
+	return a != nil && l.known != nil && l.known.Digest == a.Digest && a.HasRevision(l.index.revision())
 }
 
 func (l look) close() {
@@ -79,7 +101,8 @@ func (l look) close() {
 // list lists the bucket. It returns when ctx ends, whatever the server does.
 func (f *Fetcher) list(ctx context.Context, key types.NamespacedName, spec *sourcev1.BucketSpec, s secrets) (look, error) {
 	found, err := source.Detached(ctx, &f.running, func() (look, error) {
-		l := look{known: f.memories.read(key)}
+		l := look{from: origin(spec, s)}
+		l.known = f.memories.read(key, l.from)
 		var err error
 		// Not ctx: a client of Google keeps it for the tokens that it gets later.
 		if l.storage, err = f.open(context.WithoutCancel(ctx), spec, s); err != nil {
@@ -109,7 +132,7 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 				w.writer.Close()
 			}
 		}()
-		before := f.before(l.known)
+		before := f.before(key, l.known)
 		defer before.release()
 		if err = l.index.write(ctx, l.storage, before.reuse, w.writer); err != nil {
 			return w, err
@@ -117,13 +140,18 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 		if w.snapshot, err = w.writer.Commit(); err != nil {
 			return w, err
 		}
-		return w, f.memories.write(f.store, key, l.index.remember(w.snapshot.Digest))
+		return w, f.memories.write(f.store, key, l.index.remember(l.from, w.snapshot.Digest))
 	}, func(w written) { w.writer.Close() })
 	return w.snapshot, w.writer, err
 }
 
+// stored names the Bucket as the storage does.
+func stored(key types.NamespacedName) artifact.Object {
+	return artifact.Object{Kind: sourcev1.BucketKind, Namespace: key.Namespace, Name: key.Name}
+}
+
 // before takes hold of the snapshot that is remembered.
-func (f *Fetcher) before(known *memory) (b struct {
+func (f *Fetcher) before(key types.NamespacedName, known *memory) (b struct {
 	reuse
 	release func()
 }) {
@@ -131,7 +159,7 @@ func (f *Fetcher) before(known *memory) (b struct {
 	if known == nil {
 		return b
 	}
-	snapshot, release, err := f.store.Acquire(known.Digest)
+	snapshot, release, err := f.store.Acquire(stored(key), known.Digest)
 	if err != nil {
 		return b // it has been collected, or the volume was lost: everything is downloaded
 	}
@@ -140,8 +168,8 @@ func (f *Fetcher) before(known *memory) (b struct {
 }
 
 // remember is what there is to know next time.
-func (i *index) remember(digest string) memory {
-	m := memory{Digest: digest, ETags: make(map[string]string, len(i.objects)), Ignore: i.text}
+func (i *index) remember(from, digest string) memory {
+	m := memory{From: from, Digest: digest, ETags: make(map[string]string, len(i.objects)), Ignore: i.text}
 	for key, o := range i.objects {
 		m.ETags[key] = o.ETag
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	gcs "cloud.google.com/go/storage"
+	"github.com/fluxcd/pkg/auth/gcp"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
@@ -51,7 +52,12 @@ func newGCS(ctx context.Context, name string, transport *http.Transport, authori
 // googleTokens uses the key of a service account, or what the agent itself is to Google. Of the kinds of keys only that one
 // is taken: the others name files to read and programs to run.
 func googleTokens(ctx context.Context, client *http.Client, s secrets) (oauth2.TokenSource, error) {
+	if s.identity != nil {
+		return oauth2.ReuseTokenSource(nil, googleAccount{ctx, s}), nil
+	}
 	if s.keys == nil {
+		// Not by client, which has the object's proxy: the node's metadata service is not encrypted. Requests with the token
+		// may pass it, since they are encrypted for Google.
 		tokens, err := google.DefaultTokenSource(ctx, gcs.ScopeReadOnly)
 		if err != nil {
 			return nil, fmt.Errorf("%w: the agent has no Google credentials of its own, give a Secret with the key \"serviceaccount\" as spec.secretRef",
@@ -69,6 +75,25 @@ func googleTokens(ctx context.Context, client *http.Client, s secrets) (oauth2.T
 	}
 	// The key says where to ask for a token, so the network's rules hold for that too.
 	return config.TokenSource(context.WithValue(ctx, oauth2.HTTPClient, client)), nil
+}
+
+// googleAccount gets tokens for the ServiceAccount of the spec.
+type googleAccount struct {
+	ctx     context.Context // the interface has no other place for it
+	secrets secrets
+}
+
+// Token implements oauth2.TokenSource.
+func (g googleAccount) Token() (*oauth2.Token, error) {
+	token, err := g.secrets.identity.Token(g.ctx, g.secrets.cloud)
+	if err != nil {
+		return nil, err
+	}
+	google, ok := token.(*gcp.Token)
+	if !ok {
+		return nil, errors.New("the cloud gives another kind of token than Google's")
+	}
+	return &google.Token, nil
 }
 
 func (b *googleStorage) list(ctx context.Context, prefix string, visit func(Object) error) error {

@@ -9,11 +9,15 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"time"
 
+	"github.com/fluxcd/pkg/auth"
+	"github.com/fluxcd/pkg/auth/aws"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/s3utils"
+	"k8s.io/utils/ptr"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/source"
@@ -27,12 +31,12 @@ type s3 struct {
 }
 
 // openS3 makes the client; it sends nothing yet.
-func openS3(network source.Network, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
+func openS3(ctx context.Context, network source.Network, spec *sourcev1.BucketSpec, s secrets) (storage, error) {
 	transport, err := network.Transport(s.tls, s.proxy)
 	if err != nil {
 		return nil, err
 	}
-	creds, err := s3Credentials(network, spec, s)
+	creds, err := s3Credentials(ctx, network, spec, s)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +51,7 @@ func openS3(network source.Network, spec *sourcev1.BucketSpec, s secrets) (stora
 }
 
 // s3Credentials returns nil for an anonymous client.
-func s3Credentials(network source.Network, spec *sourcev1.BucketSpec, s secrets) (*credentials.Credentials, error) {
+func s3Credentials(ctx context.Context, network source.Network, spec *sourcev1.BucketSpec, s secrets) (*credentials.Credentials, error) {
 	switch {
 	case s.keys != nil:
 		access, secret := string(s.keys["accesskey"]), string(s.keys["secretkey"])
@@ -55,6 +59,8 @@ func s3Credentials(network source.Network, spec *sourcev1.BucketSpec, s secrets)
 			return nil, fmt.Errorf("%w: the Secret of spec.secretRef needs the keys \"accesskey\" and \"secretkey\"", source.ErrAuthentication)
 		}
 		return credentials.NewStaticV4(access, secret, ""), nil
+	case s.identity != nil:
+		return credentials.New(&amazonAccount{ctx: ctx, spec: spec, secrets: s}), nil
 	case spec.Provider == sourcev1.BucketProviderAmazon:
 		return ownIdentity(spec)
 	case spec.STS != nil:
@@ -67,7 +73,9 @@ func s3Credentials(network source.Network, spec *sourcev1.BucketSpec, s secrets)
 // ownIdentity gets temporary keys for what the agent itself is to AWS: by the web identity of its service account, by EKS
 // Pod Identity, by ECS, or as the node that it runs on. Where these are found is set by the environment of the agent and
 // not by the object, so the addresses that sources may not have are allowed here. The requests hold the agent's own tokens,
-// some of them unencrypted, so they never go through the proxy of spec.proxySecretRef.
+// some of them unencrypted, so they never go through the proxy of spec.proxySecretRef. Requests to the bucket may, and with an
+// authority of the object's: they hold no key, but a signature that is good for that one request, whose answer becomes the
+// object's artifact anyway.
 func ownIdentity(spec *sourcev1.BucketSpec) (*credentials.Credentials, error) {
 	transport, err := source.Network{AllowLinkLocal: true}.Transport(source.TLS{}, nil)
 	if err != nil {
@@ -83,6 +91,38 @@ func ownIdentity(spec *sourcev1.BucketSpec) (*credentials.Credentials, error) {
 	return credentials.New(iam), nil
 }
 
+// amazonAccount gets temporary keys for the ServiceAccount of the spec.
+type amazonAccount struct {
+	credentials.Expiry
+	ctx     context.Context // the interface has no other place for it
+	spec    *sourcev1.BucketSpec
+	secrets secrets
+}
+
+// RetrieveWithCredContext implements credentials.Provider.
+func (a *amazonAccount) RetrieveWithCredContext(*credentials.CredContext) (credentials.Value, error) {
+	options := []auth.Option{auth.WithSTSRegion(a.spec.Region)}
+	if a.spec.STS != nil {
+		options = append(options, auth.WithSTSEndpoint(a.spec.STS.Endpoint))
+	}
+	token, err := a.secrets.identity.Token(a.ctx, a.secrets.cloud, options...)
+	if err != nil {
+		return credentials.Value{}, err
+	}
+	keys, ok := token.(*aws.Credentials)
+	if !ok {
+		return credentials.Value{}, errors.New("the cloud gives another kind of token than Amazon's")
+	}
+	a.SetExpiration(ptr.Deref(keys.Expiration, time.Time{}), credentials.DefaultExpiryWindow)
+	return credentials.Value{
+		AccessKeyID: ptr.Deref(keys.AccessKeyId, ""), SecretAccessKey: ptr.Deref(keys.SecretAccessKey, ""), SessionToken: ptr.Deref(keys.SessionToken, ""),
+		SignerType: credentials.SignatureV4,
+	}, nil
+}
+
+// Retrieve implements credentials.Provider.
+func (a *amazonAccount) Retrieve() (credentials.Value, error) { return a.RetrieveWithCredContext(nil) }
+
 // ldapIdentity gets temporary keys from an STS that knows users by LDAP.
 func ldapIdentity(network source.Network, spec *sourcev1.BucketSpec, s secrets) (*credentials.Credentials, error) {
 	transport, err := network.Transport(s.stsTLS, s.proxy)
@@ -97,7 +137,8 @@ func ldapIdentity(network source.Network, spec *sourcev1.BucketSpec, s secrets) 
 }
 
 // stsHost is Amazon's own: the agent's token must not be sent to whoever writes a Bucket.
-var stsHost = regexp.MustCompile(`^([a-z0-9-]+\.)*sts(-fips)?(\.[a-z0-9-]+)*\.amazonaws\.com(\.cn)?$`)
+// Below amazonaws.com there are names that customers choose, such as those of buckets.
+var stsHost = regexp.MustCompile(`^(vpce-[a-z0-9-]+\.)?sts(-fips)?(\.[a-z]{2}(-[a-z]+)+-[0-9]+(\.vpce)?)?\.amazonaws\.com(\.cn)?$`)
 
 // checkSTS holds the rules of the API that a server without CEL does not.
 func checkSTS(spec *sourcev1.BucketSpec) error {

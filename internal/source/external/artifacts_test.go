@@ -108,7 +108,7 @@ func (w *world) event() string {
 }
 
 func (w *world) holds(digest string) bool {
-	_, release, err := w.store.Acquire(digest)
+	_, release, err := w.store.Acquire(stored(ctrl.Request{NamespacedName: apps}), digest)
 	if err == nil {
 		release()
 	}
@@ -364,7 +364,7 @@ func TestA01_to_A04_HostileTarballs(t *testing.T) {
 		w.serve = sends(content)
 		w.offers(a)
 		w.reconcile()
-		snapshot, release, err := w.store.Acquire(a.Digest)
+		snapshot, release, err := w.store.AcquireWritten(a.Digest)
 		if err != nil {
 			t.Fatal(err, w.event())
 		}
@@ -390,6 +390,49 @@ func TestA01_to_A04_HostileTarballs(t *testing.T) {
 			t.Errorf("event %q", e)
 		}
 	})
+}
+
+// TestA20_ADigestOfAnotherNamespace: what another namespace has stored is not published for whoever names its digest.
+func TestA20_ADigestOfAnotherNamespace(t *testing.T) {
+	content := tarball(t, tar.Header{Name: "secret.yaml", Typeflag: tar.TypeReg})
+	for namespace, fetched := range map[string]int32{"alice": 1, apps.Namespace: 0} {
+		w := newWorld(t)
+		w.serve = http.NotFound
+		a := w.artifact(content)
+		theirs := artifact.Object{Kind: sourcev1.GitRepositoryKind, Namespace: namespace, Name: "shop"}
+		if _, err := w.store.PublishFile(theirs, "1.tar.gz", "r1", bytes.NewReader(content)); err != nil {
+			t.Fatal(err)
+		}
+		w.offers(a)
+		w.reconcile()
+		if held := w.holds(a.Digest); held != (fetched == 0) || w.fetched.Load() != fetched {
+			t.Errorf("held by an object in %s: published %v, asked for %d times", namespace, held, w.fetched.Load())
+		}
+	}
+}
+
+// TestA18_NotFromTheStorageItself: the URL may be that of the agent's own storage, and have been redirected to it.
+func TestA18_NotFromTheStorageItself(t *testing.T) {
+	w := newWorld(t)
+	content := tarball(t, tar.Header{Name: "secret.yaml", Typeflag: tar.TypeReg})
+	theirs := artifact.Object{Kind: sourcev1.GitRepositoryKind, Namespace: "alice", Name: "shop"}
+	published, err := w.store.PublishFile(theirs, "1.tar.gz", "r1", bytes.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	storage := httptest.NewServer(w.store.Handler())
+	t.Cleanup(storage.Close)
+	to := storage.URL + "/" + published.Path
+	w.serve = func(res http.ResponseWriter, req *http.Request) { http.Redirect(res, req, to, http.StatusFound) }
+	for _, url := range []string{to, w.url} {
+		a := w.artifact(content)
+		a.URL = url
+		w.offers(a)
+		w.reconcile()
+		if e := w.event(); w.holds(a.Digest) || !strings.Contains(e, "403") && url == to {
+			t.Errorf("%s: event %q", url, e)
+		}
+	}
 }
 
 func FuzzVerified(f *testing.F) {

@@ -65,15 +65,19 @@ func (f *Fetcher) publish(ctx context.Context, o artifact.Object, a *meta.Artifa
 	return true, f.fetch(ctx, o, file, a)
 }
 
-// publishStored publishes what the store holds, whoever had it stored: that artifact can be removed at any time, and the
-// object's newest cannot. The error is ErrNotFound when the store does not hold it.
+// publishStored publishes what the store holds for another object of the namespace: that artifact can be removed at any
+// time, and the object's newest cannot. What other namespaces have is not for whoever knows its digest: it has to come from
+// the URL. The error is ErrNotFound when the store does not hold it.
 func (f *Fetcher) publishStored(o artifact.Object, file string, a *meta.Artifact) error {
 	if !f.store.IsLatest(o, file, a.Digest) {
+		if !f.store.HasIn(o.Namespace, a.Digest) {
+			return fmt.Errorf("digest %q in namespace %s: %w", a.Digest, o.Namespace, artifact.ErrNotFound)
+		}
 		if _, err := f.store.PublishStored(o, file, a.Revision, a.Digest); err != nil {
 			return err
 		}
 	}
-	return f.readable(a.Digest)
+	return f.readable(o, a.Digest)
 }
 
 // fetch stores what a names for the object. It returns when ctx ends, whatever the server does.
@@ -113,13 +117,13 @@ func (f *Fetcher) download(ctx context.Context, o artifact.Object, file string, 
 	if _, err := f.store.PublishFile(o, file, a.Revision, content); err != nil {
 		return err
 	}
-	return f.readable(a.Digest)
+	return f.readable(o, a.Digest)
 }
 
 // readable makes sure that the files can be read: the first reader unpacks the tarball, under the limits of all tarballs,
 // and that this can be done should be known before.
-func (f *Fetcher) readable(digest string) error {
-	_, release, err := f.store.Acquire(digest)
+func (f *Fetcher) readable(o artifact.Object, digest string) error {
+	_, release, err := f.store.Acquire(o, digest)
 	switch {
 	case err == nil:
 		release()

@@ -238,6 +238,7 @@ func TestProviders(t *testing.T) {
 func TestAzureHosts(t *testing.T) {
 	for host, want := range map[string]bool{
 		"dev.azure.com": true, "Dev.Azure.com": true, "org.dev.azure.com": true, "org.visualstudio.com": true, "a.b.visualstudio.com": true,
+		"dev.azure.us": true, "org.dev.azure.us": true, "dev.azure.cn": true, "org.dev.azure.cn": true, "dev.azure.de": false, "evildev.azure.us": false, "dev.azure.us.evil.example": false,
 		"": false, "visualstudio.com": false, "azure.com": false, "evil-dev.azure.com": false, "evildev.azure.com": false, "dev.azure.com.evil.example": false,
 		"evilvisualstudio.com": false, "org.visualstudio.com.evil.example": false, "dev-azure.com": false, "devxazure.com": false, "evil.example/.dev.azure.com": false,
 		"evil.example\n.dev.azure.com": false, "dev.azure.com\n": false,
@@ -407,6 +408,65 @@ func TestF35_RetryAfterIsHonoured(t *testing.T) {
 	}
 	if reconcile.Condition(first, "Ready").Message != reconcile.Condition(third, "Ready").Message {
 		t.Error("the same failure has two texts")
+	}
+}
+
+// TestF35_APauseIsTheCallersOwn: whoever knows the user name of somebody else, or asks through a proxy that answers what he
+// likes, cannot have the other's requests held back.
+func TestF35_APauseIsTheCallersOwn(t *testing.T) {
+	same := func() Remote {
+		return Remote{URL: "https://git.example/a", Credentials: Credentials{Credentials: source.Credentials{Username: "bot", Password: "s3cret"}}}
+	}
+	key := func(r Remote) string {
+		server, err := r.server()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server
+	}
+	one := key(same())
+	if strings.Contains(one, "s3cret") {
+		t.Error("the key tells the password")
+	}
+	for name, change := range map[string]func(*Remote){
+		"another repository": func(r *Remote) { r.URL = "https://git.example/b" },
+		"the credentials in the URL": func(r *Remote) {
+			r.URL, r.Credentials = "https://bot:s3cret@git.example/a", Credentials{}
+		},
+	} {
+		r := same()
+		if change(&r); key(r) != one {
+			t.Errorf("%s: is another caller", name)
+		}
+	}
+	for name, change := range map[string]func(*Remote){
+		"another host":     func(r *Remote) { r.URL = "https://git2.example/a" },
+		"another password": func(r *Remote) { r.Credentials.Password = "guess" },
+		"nobody":           func(r *Remote) { r.Credentials = Credentials{} },
+		"a CA":             func(r *Remote) { r.Credentials.TLS.CA = "x" },
+		"a key":            func(r *Remote) { r.Credentials.Identity = "x" },
+		"a proxy":          func(r *Remote) { r.Proxy = &source.Proxy{Address: "http://mallory"} },
+		"a principal":      func(r *Remote) { r.Principal = "github" },
+	} {
+		r := same()
+		if change(&r); key(r) == one {
+			t.Errorf("%s: is the same caller", name)
+		}
+	}
+	// A token that is replaced every hour does not end a pause.
+	old, renewed := same(), same()
+	old.Principal, renewed.Principal, renewed.Credentials.Password = "app", "app", "t0ken"
+	if key(old) != key(renewed) {
+		t.Error("a new token is another caller")
+	}
+	var pauses source.Pauses
+	busy := source.CheckStatus(&http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"600"}}})
+	pauses.Note(one, busy)
+	if err := pauses.Check(one); !errors.Is(err, busy) {
+		t.Errorf("the caller himself: %v", err)
+	}
+	if err := pauses.Check(key(Remote{URL: "https://bot:guess@git.example/a"})); err != nil {
+		t.Errorf("another caller: %v", err)
 	}
 }
 

@@ -128,15 +128,20 @@ func (x *export) write(ctx context.Context, spec *string, w *artifact.Writer) er
 }
 
 func (x *export) writeLayer(ctx context.Context, l layer, first bool, ignored *source.Matcher, w *artifact.Writer) error {
-	if l.mirror != nil {
-		if err := l.mirror.take(ctx); err != nil {
-			return err
-		}
-		defer l.mirror.give()
-		if err := l.mirror.open(time.Now()); err != nil {
-			return err
-		}
+	if l.mirror == nil {
+		return x.addAll(ctx, l, first, ignored, w)
 	}
+	if err := l.mirror.take(ctx); err != nil {
+		return err
+	}
+	defer l.mirror.give()
+	if err := l.mirror.open(time.Now()); err != nil {
+		return err
+	}
+	return l.mirror.read(ctx, func() error { return x.addAll(ctx, l, first, ignored, w) })
+}
+
+func (x *export) addAll(ctx context.Context, l layer, first bool, ignored *source.Matcher, w *artifact.Writer) error {
 	for _, e := range l.entries {
 		if err := ctx.Err(); err != nil {
 			return err

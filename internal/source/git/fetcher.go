@@ -1,6 +1,8 @@
 package git
 
 import (
+	"compress/flate"
+	"compress/zlib"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/source"
@@ -115,6 +119,8 @@ func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, q Question)
 	if q.Since.IsZero() {
 		q.Since = time.Now()
 	}
+	began := time.Now()
+	ctx, received := watched(ctx)
 	c, err := source.Detached(ctx, &g.mirrors.work, func() (Commit, error) {
 		p, leave := g.polls.join(remote, ref)
 		defer leave()
@@ -125,7 +131,7 @@ func (g *Fetcher) Fetch(ctx context.Context, remote Remote, ref Ref, q Question)
 		return g.fetch(ctx, mi, p, remote, ref, q)
 	}, nothing)
 	if err != nil {
-		return Commit{}, fmt.Errorf("fetching %s: %w", ep, steady(err))
+		return Commit{}, fmt.Errorf("fetching %s: %w", ep, steady(received.slow(ctx, began, err)))
 	}
 	return c, nil
 }
@@ -140,14 +146,17 @@ func (g *Fetcher) fetch(ctx context.Context, mi *mirror, p *poll, remote Remote,
 			return Commit{}, err
 		}
 	}
-	c, err := g.update(ctx, mi, p, remote, ref, q)
+	update := func() (Commit, error) {
+		return source.Recovered(ctx, func() (Commit, error) { return g.update(ctx, mi, p, remote, ref, q) })
+	}
+	c, err := update()
 	if err != nil && damaged(err) && len(mi.commits) > 0 {
-		// Whatever it is that the mirror and the server do not agree about, a new clone has none of it. Once: if that
-		// fails too, it is the server, and the object's back-off decides when to try again.
+		// Whatever it is that the mirror and the server do not agree about, or go-git panics at, a new clone has none of it.
+		// Once: if that fails too, it is the server, and the object's back-off decides when to try again.
 		if err := errors.Join(mi.discard(), mi.open(time.Now())); err != nil {
 			return Commit{}, err
 		}
-		c, err = g.update(ctx, mi, p, remote, ref, q)
+		c, err = update()
 	}
 	return c, err
 }
@@ -175,17 +184,9 @@ func (g *Fetcher) update(ctx context.Context, mi *mirror, p *poll, remote Remote
 	if err != nil {
 		return Commit{}, err
 	}
-	if err := p.take(ctx); err != nil {
-		return Commit{}, err
-	}
-	var l link
-	a := p.answer(ref, q.Since)
-	if a == nil {
-		l, a, err = g.ask(ctx, p, remote, server)
-	}
-	p.give()
+	l, a, err := g.learnRefs(ctx, p, remote, server, ref, q)
 	if err != nil {
-		return Commit{}, network(err)
+		return Commit{}, err
 	}
 	if l != nil {
 		defer func() { l.close() }()
@@ -210,6 +211,22 @@ func (g *Fetcher) update(ctx context.Context, mi *mirror, p *poll, remote Remote
 		return Commit{}, err
 	}
 	return mi.describe(t)
+}
+
+// learnRefs returns the answer that somebody else was given lately, or asks. The link is nil with the former.
+func (g *Fetcher) learnRefs(ctx context.Context, p *poll, remote Remote, server string, ref Ref, q Question) (link, *advertisement, error) {
+	if err := p.take(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer p.give()
+	if a := p.answer(ref, q.Since); a != nil {
+		return nil, a, nil
+	}
+	l, a, err := g.ask(ctx, p, remote, server)
+	if err != nil {
+		return nil, nil, network(err)
+	}
+	return l, a, nil
 }
 
 // ask asks the server for its refs, those that everybody who has joined the poll wants to know, or the one of the caller
@@ -301,7 +318,7 @@ func (g *Fetcher) receive(ctx context.Context, l link, req packRequest, a *adver
 	if err != nil {
 		return network(l.explain(err))
 	}
-	pack, err := req.readAnswer(&source.Capped{R: r, N: g.limits.PackBytes, What: "data"}, a.caps)
+	pack, err := req.readAnswer(&source.Capped{R: ticks(ctx, r), N: g.limits.PackBytes, What: "data"}, a.caps)
 	if err == nil {
 		err = receivePack(f, pack)
 	}
@@ -350,7 +367,7 @@ type Layout struct {
 	Previous Previous
 }
 
-// Previous is a snapshot that was made of a commit.
+// Previous is a snapshot that was made of a commit. Who names it has to know that it is his own.
 type Previous struct{ Commit, Digest string }
 
 // Include is a directory of another source's snapshot that goes to a directory of this one's.
@@ -407,7 +424,7 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash 
 		return nil, nil, err
 	}
 	what.layout = key
-	if s, release, err := g.store.Acquire(g.digest(what)); err == nil {
+	if s, release, err := g.store.AcquireWritten(g.digest(what)); err == nil {
 		return s, release, nil // another commit, or object with the same mirror, has the same content
 	}
 	if layout.Submodules {
@@ -423,7 +440,7 @@ func (g *Fetcher) snapshot(ctx context.Context, mi *mirror, remote Remote, hash 
 			return nil, nil, err
 		}
 	}
-	if previous, release, err := g.store.Acquire(layout.Previous.Digest); err == nil {
+	if previous, release, err := g.store.AcquireWritten(layout.Previous.Digest); err == nil {
 		defer release()
 		if err := g.remember(ctx, x, mi, layout.Previous.Commit, previous); err != nil {
 			return nil, nil, err
@@ -458,21 +475,20 @@ func (g *Fetcher) collect(ctx context.Context, x *export, mi *mirror, remote Rem
 	if err := mi.open(time.Now()); err != nil {
 		return content{}, nil, err
 	}
-	commit, err := mi.commit(hash)
-	if err != nil {
-		if mi.has(hash) {
-			err = errors.Join(err, mi.discard())
+	what, subs := content{mirror: mi.dir}, []submodule(nil)
+	err := mi.read(ctx, func() error {
+		commit, err := mi.commit(hash)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errMirror, err)
 		}
-		return content{}, nil, fmt.Errorf("%w: %w", errMirror, err) // the next attempt fetches it again
-	}
-	if err := x.tree(ctx, mi, commit.TreeHash, nil, layout.Sparse); err != nil {
-		return content{}, nil, mi.blame(err)
-	}
-	var subs []submodule
-	if layout.Submodules {
+		what.tree = commit.TreeHash
+		if err := x.tree(ctx, mi, commit.TreeHash, nil, layout.Sparse); err != nil || !layout.Submodules {
+			return err
+		}
 		subs, err = x.submodules(remote, 0)
-	}
-	return content{mirror: mi.dir, tree: commit.TreeHash}, subs, err
+		return err
+	})
+	return what, subs, err
 }
 
 // remember reads what the previous snapshot was made of, if the mirror still has that.
@@ -484,20 +500,38 @@ func (g *Fetcher) remember(ctx context.Context, x *export, mi *mirror, commit st
 	if err := mi.open(time.Now()); err != nil {
 		return err
 	}
-	if hash := plumbing.NewHash(commit); mi.has(hash) {
-		if c, err := mi.commit(hash); err == nil {
-			x.remember(ctx, mi, c.TreeHash, previous)
+	return mi.read(ctx, func() error {
+		if hash := plumbing.NewHash(commit); mi.has(hash) {
+			if c, err := mi.commit(hash); err == nil {
+				x.remember(ctx, mi, c.TreeHash, previous)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-// blame throws the mirror away if an object that it should have is not there: the next attempt clones afresh.
-func (mi *mirror) blame(err error) error {
-	if !errors.Is(err, plumbing.ErrObjectNotFound) {
+// read runs work, which reads the mirror and has its turn. If an object is not there that should be, or is in such a state
+// that go-git panics at it, the mirror is thrown away: the next attempt clones afresh (faults.md F26).
+func (mi *mirror) read(ctx context.Context, work func() error) error {
+	_, err := source.Recovered(ctx, func() (struct{}, error) { return struct{}{}, work() })
+	if !unreadable(err) {
 		return err
 	}
-	return errors.Join(fmt.Errorf("%w: %w", errMirror, err), mi.discard())
+	if !errors.Is(err, errMirror) {
+		err = fmt.Errorf("%w: %w", errMirror, err)
+	}
+	return errors.Join(err, mi.discard())
+}
+
+// unreadable reports whether an error of reading a mirror is the mirror's own, and not that of what is made of its content.
+func unreadable(err error) bool {
+	if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt {
+		return true
+	}
+	return slices.ContainsFunc([]error{
+		errMirror, plumbing.ErrObjectNotFound, source.ErrPanic, packfile.ErrMalformedPackFile, idxfile.ErrMalformedIdxFile,
+		zlib.ErrChecksum, zlib.ErrHeader, io.ErrUnexpectedEOF,
+	}, func(its error) bool { return errors.Is(err, its) })
 }
 
 func (g *Fetcher) digest(c content) string {

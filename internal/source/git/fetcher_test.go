@@ -15,7 +15,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/go-git/go-billy/v5"
+	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/storage/filesystem"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/cleat-dev/cleat/internal/source"
@@ -316,6 +321,75 @@ func TestF35_SameMirrorIsAskedOnce(t *testing.T) {
 	wg.Wait()
 	if lists, packs := server.lists.Load(), server.packs.Load(); lists > 4 || packs != 1 {
 		t.Errorf("21 fetches made %d lists and %d packs", lists, packs)
+	}
+}
+
+// brittle is a disk whose files make whoever opens one panic, as damage has made go-git before.
+type brittle struct{ billy.Filesystem }
+
+func (brittle) Open(string) (billy.File, error) { panic("index out of range") }
+
+func (brittle) OpenFile(string, int, os.FileMode) (billy.File, error) { panic("index out of range") }
+
+// breakMirror makes the mirror be read from such a disk the next time that it is.
+func breakMirror(t *testing.T, g *Fetcher, remote Remote, ref Ref) {
+	t.Helper()
+	mi, err := g.mirrors.get(remote, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(mi.take(t.Context()), mi.open(time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	mi.storage.Close()
+	mi.storage = &mirrorStorage{filesystem.NewStorage(brittle{osfs.New(mi.dir)}, cache.NewObjectLRUDefault())}
+	mi.turn <- struct{}{} // and not give, which would put it away
+}
+
+func TestF26_AMirrorThatMakesGoGitPanicIsClonedAfresh(t *testing.T) {
+	r := newRepo(t)
+	r.commit("c", map[string]string{"n": "1"})
+	g, server := newGit(t, Limits{}), serveHTTP(t, r, nil)
+	remote, ref := Remote{URL: server.url}, Ref{Branch: "main"}
+	pull(t, g, r, remote, ref)
+	breakMirror(t, g, remote, ref)
+	pull(t, g, r, remote, ref) // nothing pushed
+	breakMirror(t, g, remote, ref)
+	r.commit("d", map[string]string{"n": "2"})
+	pull(t, g, r, remote, ref)
+
+	// What is only read does not fetch; the attempt after it does.
+	for name, read := range map[string]func(Commit) error{
+		"snapshot": func(c Commit) error {
+			ignore := "x"
+			_, release, err := g.Snapshot(t.Context(), remote, ref, c, Layout{Ignore: &ignore})
+			if err == nil {
+				release()
+			}
+			return err
+		},
+		"verify": func(c Commit) error {
+			_, err := g.Verify(t.Context(), remote, ref, c, true, false, Keys{})
+			if errors.Is(err, ErrCommitSignature) {
+				return nil // it was read
+			}
+			return err
+		},
+	} {
+		c, err := g.Fetch(t.Context(), remote, ref, Question{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		breakMirror(t, g, remote, ref)
+		if err := read(c); !errors.Is(err, errMirror) || !errors.Is(err, source.ErrPanic) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c, err = g.Fetch(t.Context(), remote, ref, Question{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := read(c); err != nil {
+			t.Errorf("%s, once more: %v", name, err)
+		}
 	}
 }
 

@@ -3,10 +3,12 @@ package git
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -14,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
 const (
@@ -41,6 +44,7 @@ func (g *repositories) include(ctx context.Context, a *attempt) error {
 	if len(a.obj.Spec.Include) > maxIncludes {
 		return api.Faultf(illegalPathReason, api.RetryNever, "spec.include has more than %d entries", maxIncludes)
 	}
+	g.lacking.Leave(client.ObjectKeyFromObject(a.obj))
 	for _, spec := range a.obj.Spec.Include {
 		i := inclusion{name: spec.GitRepositoryRef.Name}
 		var err error
@@ -60,12 +64,37 @@ func (g *repositories) include(ctx context.Context, a *attempt) error {
 		if err := g.refuseCircle(ctx, a.obj, i.name); err != nil {
 			return err
 		}
-		if i.artifact = o.GetArtifact(); !g.store.Holds(i.artifact) {
-			return i.unavailable(noArtifactReason, fmt.Errorf("no artifact available for include '%s'", i.name))
+		if i.artifact = o.GetArtifact(); !g.store.Holds(inStore(o.Namespace, o.Name), i.artifact) {
+			return g.lost(a, i)
 		}
 		a.included = append(a.included, i)
 	}
 	return nil
+}
+
+// lost says what becomes of an object when what it includes is not in the storage. Where that was lost with its volume, it is
+// fetched again, and until then an object that is Ready stays as it is: those who use it are no worse for the loss
+// (faults.md F32).
+func (g *repositories) lost(a *attempt, i inclusion) error {
+	ready := reconcile.Condition(a.obj, meta.ReadyCondition)
+	if i.artifact == nil || ready == nil || ready.Status != metav1.ConditionTrue || ready.ObservedGeneration != a.obj.Generation {
+		return i.unavailable(noArtifactReason, fmt.Errorf("no artifact available for include '%s'", i.name))
+	}
+	key := client.ObjectKeyFromObject(a.obj)
+	g.lacking.Join(key, i.artifact.Digest)
+	if g.store.Has(inStore(a.obj.Namespace, i.name), i.artifact.Digest) {
+		g.lacking.Leave(key)
+		return &reconcile.Waiting{After: time.Second, Quiet: true} // it came in between
+	}
+	g.waker.Wake(types.NamespacedName{Namespace: a.obj.Namespace, Name: i.name})
+	return &reconcile.Waiting{After: g.dependency, Quiet: true}
+}
+
+// published wakes those who wait for an artifact that was lost: the object that has stored it again looks as it did before.
+func (g *repositories) published(digest string) {
+	for _, key := range g.lacking.For(digest) {
+		g.waker.Wake(key)
+	}
 }
 
 func (g *repositories) get(ctx context.Context, namespace, name string) (*sourcev1.GitRepository, error) {

@@ -39,8 +39,9 @@ func (p *polls) join(remote Remote, ref Ref) (*poll, func()) {
 			delete(p.known, key)
 		}
 	}
-	// The proxy is compared by what it is and not by where that is kept.
-	key := remote
+	// The proxy is compared by what it is and not by where that is kept, and a token by whose it is: some clouds give another
+	// one every time.
+	key := remote.lasting()
 	if key.Proxy != nil {
 		key.URL += " " + key.Proxy.Address + " " + key.Proxy.Username + " " + key.Proxy.Password
 		key.Proxy = nil

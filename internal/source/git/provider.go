@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -14,12 +13,13 @@ import (
 	"github.com/fluxcd/pkg/auth/aws"
 	"github.com/fluxcd/pkg/auth/azure"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
-// clouds are the providers that know the agent by its workload identity. Tests put others in their place.
+// clouds are the providers that know the agent, or a ServiceAccount, by its workload identity. Tests put others in their place.
 func clouds() map[string]auth.GitCredentialsProvider {
 	return map[string]auth.GitCredentialsProvider{
 		sourcev1.GitProviderAzure: azure.Provider{},
@@ -28,8 +28,9 @@ func clouds() map[string]auth.GitCredentialsProvider {
 }
 
 // azureHost is Azure DevOps. Its tokens are good for every host that is shown one, so that whoever writes a GitRepository must
-// not be the one to say where they go. For AWS the library checks that, and signs for the host.
-var azureHost = regexp.MustCompile(`(?i)^(([a-z0-9-]+\.)*dev\.azure\.com|([a-z0-9-]+\.)+visualstudio\.com)$`)
+// not be the one to say where they go. For AWS the library checks that, and signs for the host. The names under azure.us and
+// azure.cn are those of the clouds for the US government and for China, in whose zones customers get no names of this form.
+var azureHost = regexp.MustCompile(`(?i)^(([a-z0-9-]+\.)*dev\.azure\.(com|us|cn)|([a-z0-9-]+\.)+visualstudio\.com)$`)
 
 // credentials finds out what to show the server: the Secret's content, or a token that the provider gives.
 func (g *repositories) credentials(ctx context.Context, a *attempt) error {
@@ -87,7 +88,7 @@ func (g *repositories) authenticate(ctx context.Context, a *attempt, data map[st
 		return fmt.Errorf("%w: a token of %s is only shown over https, not %s", ErrProvider, provider, ep.Scheme)
 	}
 	if provider == sourcev1.GitProviderAzure && !azureHost.MatchString(ep.Hostname()) {
-		return api.Faultf(providerReason, api.RetryNever, "a token of azure is only shown to dev.azure.com, *.dev.azure.com and *.visualstudio.com, not %s; "+
+		return api.Faultf(providerReason, api.RetryNever, "a token of azure is only shown to dev.azure.com, dev.azure.us, dev.azure.cn, what is below these, and *.visualstudio.com, not %s; "+
 			"correct spec.url, or use spec.provider generic and a Secret with a token of that host", ep.Hostname())
 	}
 	tls, err := source.TLSFrom(data)
@@ -115,26 +116,23 @@ func (g *repositories) authenticateApp(ctx context.Context, a *attempt, data map
 	return nil
 }
 
-// authenticateCloud asks a cloud for a token. Its library opens the connections, to the cloud's own endpoints, which are not
-// taken from the object; the deadline is ours.
+// authenticateCloud asks a cloud for a token, for the ServiceAccount of the spec or for the agent itself. Its library opens
+// the connections, to the cloud's own endpoints, which are not taken from the object; the deadline is ours.
 func (g *repositories) authenticateCloud(ctx context.Context, a *attempt, name string, cloud auth.GitCredentialsProvider, to *url.URL, tls source.TLS) error {
-	options := []auth.Option{auth.WithGitURL(*to)}
-	if p := a.remote.Proxy; p != nil {
-		options = append(options, auth.WithProxyURL(*p.URL()))
-	}
+	account := a.obj.Spec.ServiceAccountName
+	identity := g.identities.Of(sourcev1.GitRepositoryKind, client.ObjectKeyFromObject(a.obj), account, a.remote.Proxy)
 	got, err := source.Detached(ctx, &g.fetcher.mirrors.work, func() (*auth.GitCredentials, error) {
-		return auth.GetGitCredentials(ctx, cloud, options...)
+		return auth.GetGitCredentials(ctx, cloud, identity.Options(auth.WithGitURL(*to))...)
 	}, func(*auth.GitCredentials) {})
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("asking %s for a token: %w", name, source.Steady(err))
-		}
-		return fmt.Errorf("%w: asking %s for a token: %s", source.ErrAuthentication, name, source.OneLine(err.Error()))
+		return identity.Refused(name, err)
 	}
 	a.remote.Credentials = Credentials{Credentials: source.Credentials{
 		Username: got.Username, Password: got.Password, BearerToken: got.BearerToken, TLS: tls,
 	}}
-	a.remote.Principal = principal(name)
+	if a.remote.Principal = principal(name); account != "" {
+		a.remote.Principal = principal(name, a.obj.Namespace, account)
+	}
 	return nil
 }
 

@@ -101,11 +101,13 @@ func steady(err error) error {
 	return source.Steady(err)
 }
 
-// server is the key under which is remembered that one wants to be left alone: a host, and who asks.
+// server is the key under which is remembered that one wants to be left alone: a host, and everything that makes an answer
+// the caller's own, which is the credentials in full and the proxy. A name alone would not do: whoever shows a server the
+// name of somebody else, or asks it through a proxy of his own making, could have that one's requests held back for an hour.
 func (r Remote) server() (string, error) {
-	ep, creds, err := r.parse()
+	ep, creds, err := r.lasting().parse()
 	if err != nil {
 		return "", err
 	}
-	return ep.Scheme + "://" + ep.Host + " " + creds.Username + " " + r.Principal, nil
+	return source.Caller(ep.Scheme+"://"+ep.Host, creds, r.Proxy, r.Principal)
 }

@@ -29,8 +29,12 @@ type Options struct {
 	Store   *artifact.Store
 	Fetcher *Fetcher
 	// Secrets reads the Secrets that the spec names.
-	Secrets  client.Reader
-	Edge     reconcile.Edge
+	Secrets client.Reader
+	// Identities are those that spec.provider gets tokens for.
+	Identities source.Identities
+	Edge       reconcile.Edge
+	// Waker wakes GitRepositories: one that somebody includes and that is not in the storage, and those who wait for it.
+	Waker    *reconcile.Waker
 	Recorder *reconcile.Recorder
 	Log      *slog.Logger
 }
@@ -42,24 +46,33 @@ func NewRepositories(o Options) *reconcile.Controller[*sourcev1.GitRepository, *
 }
 
 func newRepositories(o Options) *repositories {
-	return &repositories{
+	g := &repositories{
 		store: o.Store, fetcher: o.Fetcher, secrets: o.Secrets, reader: o.Edge.Reader, recorder: o.Recorder, log: o.Log,
-		tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{},
+		identities: o.Identities, tokens: &tokens{network: o.Fetcher.network}, clouds: clouds(), looked: map[types.NamespacedName]time.Time{}, slow: map[types.NamespacedName]int{},
+		lacking: reconcile.NewWaitlist[string](), waker: o.Waker, dependency: o.Edge.Timing.Dependency,
 	}
+	o.Store.Subscribe(g.published)
+	return g
 }
 
 type repositories struct {
-	store    *artifact.Store
-	fetcher  *Fetcher
-	secrets  client.Reader
-	reader   client.Reader // of our own objects, undecoded
-	recorder *reconcile.Recorder
-	log      *slog.Logger
-	tokens   *tokens
-	clouds   map[string]auth.GitCredentialsProvider
+	store      *artifact.Store
+	fetcher    *Fetcher
+	secrets    client.Reader
+	reader     client.Reader // of our own objects, undecoded
+	recorder   *reconcile.Recorder
+	log        *slog.Logger
+	tokens     *tokens
+	clouds     map[string]auth.GitCredentialsProvider
+	identities source.Identities
+
+	lacking    *reconcile.Waitlist[string] // by the digest of an included artifact that was lost
+	waker      *reconcile.Waker
+	dependency time.Duration // the safety net of a wait for another object
 
 	mu     sync.Mutex
 	looked map[types.NamespacedName]time.Time // when an object has last seen an answer of its server
+	slow   map[types.NamespacedName]int       // how often in a row its fetch was cut off while it was receiving
 }
 
 // attempt is one run for one GitRepository.
@@ -86,7 +99,9 @@ func (g *repositories) kind() reconcile.Kind[*sourcev1.GitRepository, *attempt] 
 		Suspended:     func(o obj) bool { return o.Spec.Suspend },
 		Interval:      func(o obj) time.Duration { return o.Spec.Interval.Duration },
 		RetryInterval: func(o obj) time.Duration { return o.Spec.Interval.Duration },
-		Timeout:       func(o obj) time.Duration { return source.Timeout(o.Spec.Timeout) + source.StoreTimeout },
+		Timeout: func(o obj) time.Duration {
+			return g.patience(client.ObjectKeyFromObject(o), source.Timeout(o.Spec.Timeout)) + source.StoreTimeout
+		},
 		Observed:      func(o obj) *int64 { return &o.Status.ObservedGeneration },
 		Handled:       func(o obj) *meta.ReconcileRequestStatus { return &o.Status.ReconcileRequestStatus },
 		Begin:         g.begin,
@@ -141,10 +156,12 @@ func (g *repositories) begin(_ context.Context, run *reconcile.Run[*sourcev1.Git
 // check refuses what the spec cannot mean, before anything is done.
 func (g *repositories) check(_ context.Context, a *attempt) error {
 	spec := &a.obj.Spec
-	if spec.ServiceAccountName != "" {
-		// It needs the right to make tokens for any ServiceAccount, which the agent does not have.
+	if p := a.obj.GetProvider(); spec.ServiceAccountName != "" && p != sourcev1.GitProviderAzure && p != sourcev1.GitProviderAWS {
 		return api.Faultf(api.UnsupportedReason, api.RetryNever,
-			"spec.serviceAccountName is not supported: the agent's own workload identity is used with spec.provider; remove it to go on")
+			"spec.serviceAccountName can only be used with spec.provider azure or aws, not %s; remove one of the two", p)
+	}
+	if err := source.CheckServiceAccount(spec.ServiceAccountName); err != nil {
+		return err
 	}
 	if _, _, err := (Remote{URL: spec.URL}).parse(); err != nil {
 		return gitFault(fmt.Errorf("spec.url: %w", err))
@@ -161,7 +178,8 @@ func (g *repositories) check(_ context.Context, a *attempt) error {
 
 // fetch finds out what the ref names now and gets it, unless it is what is stored already.
 func (g *repositories) fetch(ctx context.Context, a *attempt) error {
-	ctx, cancel := context.WithTimeout(ctx, source.Timeout(a.obj.Spec.Timeout))
+	key := client.ObjectKeyFromObject(a.obj)
+	ctx, cancel := context.WithTimeout(ctx, g.patience(key, source.Timeout(a.obj.Spec.Timeout)))
 	defer cancel()
 	current := ""
 	if a.Stored != nil && a.sameLayout() {
@@ -174,8 +192,9 @@ func (g *repositories) fetch(ctx context.Context, a *attempt) error {
 	var err error
 	a.commit, err = g.fetcher.Fetch(ctx, a.remote, a.ref, q)
 	g.mu.Lock()
-	g.looked[types.NamespacedName{Namespace: a.obj.Namespace, Name: a.obj.Name}] = time.Now()
+	g.looked[key] = time.Now()
 	g.mu.Unlock()
+	g.learn(key, err)
 	if err != nil {
 		return gitFault(err)
 	}
@@ -247,9 +266,9 @@ func (g *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 		layout.Previous = Previous{Commit: hash, Digest: a.Stored.Digest}
 	}
 	for _, i := range a.included {
-		snapshot, release, err := g.store.Acquire(i.artifact.Digest)
+		snapshot, release, err := g.store.Acquire(inStore(a.obj.Namespace, i.name), i.artifact.Digest)
 		if err != nil {
-			return i.unavailable("NoArtifact", err)
+			return i.unavailable(noArtifactReason, err)
 		}
 		defer release()
 		layout.Include = append(layout.Include, Include{Snapshot: snapshot, From: i.from, To: i.to})
@@ -263,6 +282,11 @@ func (g *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 	return err
 }
 
+// inStore names a GitRepository as the storage does.
+func inStore(namespace, name string) artifact.Object {
+	return artifact.Object{Kind: sourcev1.GitRepositoryKind, Namespace: namespace, Name: name}
+}
+
 func (g *repositories) announce(a *attempt, end reconcile.Outcome) {
 	a.Announce(g.recorder, a.run.Obj, end, a.artifact, stored(a.commit))
 }
@@ -273,7 +297,9 @@ func (g *repositories) remove(_ context.Context, a *attempt) error { return a.Re
 func (g *repositories) gone(key types.NamespacedName) {
 	g.mu.Lock()
 	delete(g.looked, key)
+	delete(g.slow, key)
 	g.mu.Unlock()
+	g.lacking.Leave(key)
 	if err := source.Remove(g.store, sourcev1.GitRepositoryKind, key); err != nil {
 		// The next start of the agent finds what is left.
 		g.log.Error("removing artifacts", "kind", sourcev1.GitRepositoryKind, "name", key.Name, "namespace", key.Namespace, "error", err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -40,7 +42,17 @@ type world struct {
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
 
 	repositories *repositories
+	waker        *reconcile.Waker
+	woken        *queue
 }
+
+// queue is a controller's, of which only what is added to it is of interest.
+type queue struct {
+	workqueue.TypedRateLimitingInterface[ctrl.Request]
+	added []ctrl.Request
+}
+
+func (q *queue) Add(r ctrl.Request) { q.added = append(q.added, r) }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
@@ -62,7 +74,12 @@ func (w *world) restart(dir string) {
 		w.t.Fatal(err)
 	}
 	w.events = &recorded{}
+	w.waker, w.woken = &reconcile.Waker{}, &queue{}
+	if err := w.waker.Start(context.Background(), w.woken); err != nil {
+		w.t.Fatal(err)
+	}
 	options := Options{
+		Waker: w.waker,
 		Store: w.store, Fetcher: git, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
@@ -228,7 +245,7 @@ func TestF25_TheOldArtifactStaysWhileTheServerIsDown(t *testing.T) {
 	if diff := cmp.Diff(before.Status.Artifact, o.Status.Artifact); diff != "" {
 		t.Errorf("artifact:\n%s", diff)
 	}
-	if !w.store.Holds(o.Status.Artifact) {
+	if !w.holds(o) {
 		t.Error("the artifact is no longer served")
 	}
 	if result.RequeueAfter != time.Second {
@@ -258,18 +275,60 @@ func TestF32_LostStorageIsFetchedAgainQuietly(t *testing.T) {
 	before, _ := w.reconcile()
 	w.restart(t.TempDir())
 	o, _ := w.reconcile()
-	if !w.store.Holds(o.Status.Artifact) || o.Status.Artifact.Digest != before.Status.Artifact.Digest {
+	if !w.holds(o) || o.Status.Artifact.Digest != before.Status.Artifact.Digest {
 		t.Errorf("artifact is %+v", o.Status.Artifact)
 	}
 	if events := w.events.take(); len(events) > 0 {
 		t.Errorf("events are %q", events)
 	}
-	// And when it cannot be fetched again, the status does not offer what is not there.
+	// And while it cannot be fetched again, those who use it are told that there is one, and that it is not there.
 	r.git("branch", "-m", "main", "away")
 	w.restart(t.TempDir())
-	o, _ = w.reconcile()
-	if o.Status.Artifact != nil || reconcile.Condition(o, sourcev1.ArtifactInStorageCondition) != nil {
-		t.Errorf("status offers %+v", o.Status.Artifact)
+	lost, _ := w.reconcile()
+	if diff := cmp.Diff(o.Status.Artifact, lost.Status.Artifact); diff != "" || reconcile.Condition(lost, sourcev1.ArtifactInStorageCondition) != nil {
+		t.Errorf("conditions are %v, the artifact has changed:\n%s", conditions(lost), diff)
+	}
+	r.git("branch", "-m", "away", "main")
+	if o, _ = w.reconcile(); !w.holds(o) || !cmp.Equal(healthy, conditions(o)) {
+		t.Errorf("after the trouble: %v", conditions(o))
+	}
+}
+
+// TestF32_WhatIsIncludedIsWaitedFor loses the storage of an object that includes another one, and looks at it first.
+func TestF32_WhatIsIncludedIsWaitedFor(t *testing.T) {
+	r, lib := newRepo(t), newRepo(t)
+	r.commit("c", map[string]string{"n": "1"})
+	lib.commit("l", map[string]string{"base": "1"})
+	include := func(s *sourcev1.GitRepositorySpec) {
+		s.Include = []sourcev1.GitRepositoryInclude{{GitRepositoryRef: meta.LocalObjectReference{Name: "lib"}}}
+	}
+	w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, include))
+	w.other("lib", serveHTTP(t, lib, nil).url, nil)
+	before, _ := w.reconcile()
+	if !cmp.Equal(healthy, conditions(before)) {
+		t.Fatal(conditions(before))
+	}
+	w.restart(t.TempDir())
+	waits, result := w.reconcile()
+	if diff := cmp.Diff(before, waits); diff != "" || result.RequeueAfter == 0 {
+		t.Errorf("comes back after %v; it has changed:\n%s", result.RequeueAfter, diff)
+	}
+	libKey := client.ObjectKey{Namespace: "demo", Name: "lib"}
+	if want := []ctrl.Request{{NamespacedName: libKey}}; !cmp.Equal(want, w.woken.added) {
+		t.Errorf("woken: %v", w.woken.added)
+	}
+	w.again("lib")
+	if want := []ctrl.Request{{NamespacedName: libKey}, {NamespacedName: shop}}; !cmp.Equal(want, w.woken.added) {
+		t.Errorf("woken by the artifact's return: %v", w.woken.added)
+	}
+	after, _ := w.reconcile()
+	if diff := cmp.Diff(before.Status.Artifact, after.Status.Artifact, cmpopts.IgnoreTypes(metav1.Time{})); diff != "" || !w.holds(after) {
+		t.Errorf("the artifact has changed:\n%s", diff)
+	}
+	// One that has never been Ready says what it lacks.
+	w.restart(t.TempDir())
+	if o := w.other("new", serveHTTP(t, r, nil).url, include); !slices.Contains(conditions(o), "IncludeUnavailable=True NoArtifact") {
+		t.Errorf("conditions are %v", conditions(o))
 	}
 }
 
@@ -311,9 +370,13 @@ func TestDefaultIgnoreAppliesOnlyAlone(t *testing.T) {
 	}
 }
 
+func (w *world) holds(o *sourcev1.GitRepository) bool {
+	return w.store.Holds(inStore(o.Namespace, o.Name), o.Status.Artifact)
+}
+
 func (w *world) files(o *sourcev1.GitRepository) []string {
 	w.t.Helper()
-	s, release, err := w.store.Acquire(o.Status.Artifact.Digest)
+	s, release, err := w.store.Acquire(inStore(o.Namespace, o.Name), o.Status.Artifact.Digest)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -323,25 +386,6 @@ func (w *world) files(o *sourcev1.GitRepository) []string {
 		names = append(names, name)
 	}
 	return sorted(names)
-}
-
-func TestFieldsOfLaterVersionsAreRefused(t *testing.T) {
-	for field, set := range map[string]func(*sourcev1.GitRepositorySpec){
-		"serviceAccountName": func(s *sourcev1.GitRepositorySpec) { s.ServiceAccountName = "x" },
-	} {
-		w := newWorld(t, gitRepository("http://127.0.0.1:1/x", set))
-		o, result := w.reconcile()
-		want := []string{"FetchFailed=True UnsupportedField", "Ready=False UnsupportedField", "Stalled=True UnsupportedField"}
-		if diff := cmp.Diff(want, sorted(conditions(o))); diff != "" {
-			t.Errorf("%s: conditions:\n%s", field, diff)
-		}
-		if message := reconcile.Condition(o, "Ready").Message; !strings.Contains(message, "spec."+field) {
-			t.Errorf("%s: message is %q", field, message)
-		}
-		if result.RequeueAfter != 0 || o.Status.ObservedGeneration != 1 {
-			t.Errorf("%s: comes back after %v, observed %d", field, result.RequeueAfter, o.Status.ObservedGeneration)
-		}
-	}
 }
 
 func TestReasons(t *testing.T) {
@@ -413,7 +457,7 @@ func TestSuspendedIsLeftAloneAndStillServed(t *testing.T) {
 	r.commit("two", map[string]string{"n": "2"})
 	w.change(func(o *sourcev1.GitRepository) { o.Spec.Suspend = true })
 	before := w.get()
-	if o, _ := w.reconcile(); o.ResourceVersion != before.ResourceVersion || !w.store.Holds(o.Status.Artifact) {
+	if o, _ := w.reconcile(); o.ResourceVersion != before.ResourceVersion || !w.holds(o) {
 		t.Errorf("status is %+v", o.Status)
 	}
 }
@@ -439,7 +483,7 @@ func TestDeletion(t *testing.T) {
 			if w.get().Name != "" {
 				t.Error("the object is still there")
 			}
-			if w.store.Holds(a) || len(w.store.Objects("GitRepository")) > 0 {
+			if w.store.Holds(inStore(o.Namespace, o.Name), a) || len(w.store.Objects("GitRepository")) > 0 {
 				t.Error("its artifacts are still there")
 			}
 		})

@@ -207,11 +207,16 @@ func (g *Fetcher) addSubmodule(ctx context.Context, x *export, s submodule) ([]s
 	if err := mi.open(time.Now()); err != nil {
 		return nil, err
 	}
-	commit, err := mi.commit(plumbing.NewHash(s.commit))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", errMirror, err), mi.discard())
-	}
-	return x.addCommit(ctx, mi, commit, s.path, nil, s.remote)
+	var below []submodule
+	err = mi.read(ctx, func() error {
+		commit, err := mi.commit(plumbing.NewHash(s.commit))
+		if err != nil {
+			return fmt.Errorf("%w: %w", errMirror, err)
+		}
+		below, err = x.addCommit(ctx, mi, commit, s.path, nil, s.remote)
+		return err
+	})
+	return below, err
 }
 
 // addCommit adds the tree of a commit and returns the submodules in it.

@@ -113,7 +113,12 @@ func (g *Fetcher) Verify(ctx context.Context, remote Remote, ref Ref, c Commit, 
 		if err := mi.open(time.Now()); err != nil {
 			return "", err
 		}
-		return mi.verify(c, head, tag, keys)
+		said := ""
+		err := mi.read(ctx, func() (err error) {
+			said, err = mi.verify(c, head, tag, keys)
+			return err
+		})
+		return said, err
 	}, func(string) {})
 }
 

@@ -30,7 +30,7 @@ func (c *charts) fromIndex(ctx context.Context, a *chartAttempt) (build, error) 
 		return build{}, api.Faultf(api.UnsupportedReason, api.RetryNever,
 			"spec.verify is for charts in a registry, and the HelmRepository %q is not of type oci; remove it to go on", a.repository.Name)
 	}
-	lookup, err := c.Indexes.Lookup(ctx, a.from.Digest)
+	lookup, err := c.Indexes.Lookup(ctx, a.sourceObject(), a.from.Digest)
 	if err != nil {
 		return build{}, err
 	}
@@ -159,7 +159,7 @@ func (c *charts) fromArchive(a *chartAttempt, p pulled) (build, error) {
 func (c *charts) pull(ctx context.Context, r remote, release Release) ([]byte, error) {
 	what := r.key() + " " + release.Digest
 	if release.Digest != "" && c.pulls.has(what) {
-		if f, err := c.Store.OpenFile("sha256:" + strings.ToLower(release.Digest)); err == nil {
+		if f, err := c.Store.OpenWritten("sha256:" + strings.ToLower(release.Digest)); err == nil {
 			defer f.Close()
 			return io.ReadAll(io.LimitReader(f, c.Fetcher.limits.Chart+1))
 		}
@@ -173,7 +173,7 @@ func (c *charts) pull(ctx context.Context, r remote, release Release) ([]byte, e
 
 // fromSnapshot reads a chart in a repository of files: a directory, or a packaged chart.
 func (c *charts) fromSnapshot(ctx context.Context, a *chartAttempt) (build, error) {
-	snapshot, release, err := c.Store.Acquire(a.from.Digest)
+	snapshot, release, err := c.Store.Acquire(a.sourceObject(), a.from.Digest)
 	if err != nil {
 		return build{}, err
 	}
@@ -341,7 +341,7 @@ func (c *charts) indexDependency(ctx context.Context, r *sourcev1.HelmRepository
 	var lookup *Lookup
 	err = artifact.ErrNotFound
 	if a := r.Status.Artifact; a != nil {
-		lookup, err = c.Indexes.Lookup(ctx, a.Digest)
+		lookup, err = c.Indexes.Lookup(ctx, artifact.Object{Kind: sourcev1.HelmRepositoryKind, Namespace: r.Namespace, Name: r.Name}, a.Digest)
 	}
 	if errors.Is(err, artifact.ErrNotFound) {
 		lookup, err = c.Indexes.download(ctx, c.Fetcher, remote)

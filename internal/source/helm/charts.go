@@ -200,6 +200,12 @@ func (c *charts) source(ctx context.Context, a *chartAttempt, into source.Object
 	return nil
 }
 
+// sourceObject names the source: of what the storage holds, the chart may be made of that one's artifacts alone.
+func (a *chartAttempt) sourceObject() artifact.Object {
+	ref := a.obj.Spec.SourceRef
+	return artifact.Object{Kind: ref.Kind, Namespace: a.obj.Namespace, Name: ref.Name}
+}
+
 // build finds the chart and, unless the stored artifact is made of it, reads and packages it.
 func (c *charts) build(ctx context.Context, a *chartAttempt) error {
 	var err error
@@ -217,7 +223,7 @@ func (c *charts) build(ctx context.Context, a *chartAttempt) error {
 	// The storage was lost, and the source's controller is about to fetch it again. Until then nothing of the status changes.
 	key := client.ObjectKeyFromObject(a.obj)
 	c.lacking.Join(key, a.from.Digest)
-	if f, err := c.Store.OpenFile(a.from.Digest); err == nil {
+	if f, err := c.Store.OpenFile(a.sourceObject(), a.from.Digest); err == nil {
 		c.lacking.Leave(key)
 		return errors.Join(f.Close(), &reconcile.Waiting{After: time.Second, Quiet: true}) // it came in between
 	}

@@ -24,6 +24,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
@@ -419,7 +420,7 @@ func TestF32_LostVolumeIsWaitedOut(t *testing.T) {
 		t.Fatalf("woken: %v", woken.added)
 	}
 	o, _ = w.chart("web")
-	if !o.Status.Artifact.HasDigest(before.Status.Artifact.Digest) || len(w.events.take()) > 0 || !w.store.Holds(o.Status.Artifact) {
+	if !o.Status.Artifact.HasDigest(before.Status.Artifact.Digest) || len(w.events.take()) > 0 || !w.store.Holds(artifact.Object{Kind: sourcev1.HelmChartKind, Namespace: o.Namespace, Name: o.Name}, o.Status.Artifact) {
 		t.Errorf("%v", told(o))
 	}
 	w.repository("charts")

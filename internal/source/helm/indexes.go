@@ -42,10 +42,14 @@ func (x *Indexes) Parsed() int {
 	return x.parsed
 }
 
-// Lookup returns the lookup of a stored index. It is artifact.ErrNotFound when the store does not have it.
-func (x *Indexes) Lookup(ctx context.Context, digest string) (*Lookup, error) {
+// Lookup returns the lookup of the index that the object has stored, and of no other one's. It is artifact.ErrNotFound when
+// the store does not have it.
+func (x *Indexes) Lookup(ctx context.Context, o artifact.Object, digest string) (*Lookup, error) {
+	if !x.store.Has(o, digest) {
+		return nil, fmt.Errorf("the index of %s/%s: %w", o.Namespace, o.Name, artifact.ErrNotFound)
+	}
 	return x.get(ctx, digest, func() (*Lookup, error) {
-		in, err := x.store.OpenFile(digest)
+		in, err := x.store.OpenFile(o, digest)
 		if err != nil {
 			return nil, err
 		}

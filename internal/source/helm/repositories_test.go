@@ -255,7 +255,7 @@ func TestDeletedRepositoryIsRemoved(t *testing.T) {
 	if err := w.client.Get(context.Background(), key, o); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Errorf("it is still there: %v", err)
 	}
-	if f, err := w.store.OpenFile(digest); err == nil {
+	if f, err := w.store.OpenWritten(digest); err == nil {
 		f.Close()
 		t.Error("its index is still served")
 	}

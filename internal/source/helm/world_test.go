@@ -168,7 +168,7 @@ func (w *world) stored(o *sourcev1.HelmChart) map[string]string {
 	if o.Status.Artifact == nil {
 		w.t.Fatalf("no artifact: %v", told(o))
 	}
-	f, err := w.store.OpenFile(o.Status.Artifact.Digest)
+	f, err := w.store.OpenWritten(o.Status.Artifact.Digest)
 	if err != nil {
 		w.t.Fatal(err)
 	}

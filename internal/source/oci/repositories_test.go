@@ -187,7 +187,7 @@ func TestF25_TheOldArtifactStaysWhileTheRegistryIsDown(t *testing.T) {
 	if diff := cmp.Diff(want, conditions(o), cmpopts.SortSlices(strings.Compare)); diff != "" {
 		t.Errorf("conditions:\n%s", diff)
 	}
-	if diff := cmp.Diff(before.Status.Artifact, o.Status.Artifact); diff != "" || !w.store.Holds(o.Status.Artifact) {
+	if diff := cmp.Diff(before.Status.Artifact, o.Status.Artifact); diff != "" || !w.store.Holds(artifact.Object{Kind: sourcev1.OCIRepositoryKind, Namespace: o.Namespace, Name: o.Name}, o.Status.Artifact) {
 		t.Errorf("artifact:\n%s", diff)
 	}
 	if result.RequeueAfter != time.Second {
@@ -219,7 +219,7 @@ func TestF32_LostStorageIsFetchedAgainQuietly(t *testing.T) {
 	before, _ := w.reconcile()
 	w.restart(t.TempDir())
 	o, _ := w.reconcile()
-	if !w.store.Holds(o.Status.Artifact) || o.Status.Artifact.Revision != before.Status.Artifact.Revision {
+	if !w.store.Holds(artifact.Object{Kind: sourcev1.OCIRepositoryKind, Namespace: o.Namespace, Name: o.Name}, o.Status.Artifact) || o.Status.Artifact.Revision != before.Status.Artifact.Revision {
 		t.Errorf("artifact is %+v", o.Status.Artifact)
 	}
 	if diff := cmp.Diff(healthy, conditions(o)); diff != "" || len(w.events.take()) > 0 {

@@ -338,7 +338,7 @@ func (w *world) stored(o *sourcev1.OCIRepository) []string {
 	if o.Status.Artifact == nil {
 		return nil
 	}
-	snapshot, release, err := w.store.Acquire(o.Status.Artifact.Digest)
+	snapshot, release, err := w.store.AcquireWritten(o.Status.Artifact.Digest)
 	if err != nil {
 		w.t.Fatal(err)
 	}
