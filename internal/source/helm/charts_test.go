@@ -359,6 +359,83 @@ func TestChartMustHaveTheDigestOfTheIndex(t *testing.T) {
 	}
 }
 
+// TestCompressionIsUndoneOnce: an archive and an index arrive as they are, whatever a server says of how it sends them. Flux's
+// client does not ask for compression, so archives with such a header reach it as they are.
+func TestCompressionIsUndoneOnce(t *testing.T) {
+	archive := packaged(t, "web", "1.0.0")
+	index := indexOf("web", map[string]string{"/web-1.0.0.tgz": archive})
+	for name, tt := range map[string]struct{ path, body string }{
+		"the archive":                          {"/web-1.0.0.tgz", archive},
+		"the archive, compressed once more":    {"/web-1.0.0.tgz", zipped(t, archive)},
+		"the index, compressed":                {"/index.yaml", zipped(t, index)},
+		"the index, said to be compressed":     {"/index.yaml", index},
+		"an empty body, said to be an archive": {"/web-1.0.0.tgz", ""},
+	} {
+		for _, encoding := range []string{"", "gzip", "GZIP"} {
+			t.Run(name+" "+encoding, func(t *testing.T) {
+				if encoding == "" && tt.body != archive && tt.body != index {
+					t.Skip("nobody could know")
+				}
+				s := serve(t, map[string]string{"/index.yaml": index, "/web-1.0.0.tgz": archive}, false)
+				s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+					if r.URL.Path != tt.path {
+						return false
+					}
+					if encoding != "" {
+						w.Header().Set("Content-Encoding", encoding)
+					}
+					fmt.Fprint(w, tt.body)
+					return true
+				}
+				w := newWorld(t, helmRepository("charts", s.URL, nil), helmChart("web", kindRepository, "charts", "web", "", nil))
+				w.repository("charts")
+				o, _ := w.chart("web")
+				if reason, message := ready(o); tt.body == "" {
+					if reason != chartPullReason {
+						t.Errorf("%s: %s", reason, message)
+					}
+				} else if o.Status.Artifact == nil || o.Status.Artifact.Digest != "sha256:"+sha([]byte(archive)) {
+					t.Errorf("%s: %s", reason, message)
+				}
+			})
+		}
+	}
+}
+
+// zipped compresses a text.
+func zipped(t testing.TB, text string) string {
+	t.Helper()
+	var b strings.Builder
+	zw := gzip.NewWriter(&b)
+	_, err := io.WriteString(zw, text)
+	if err := errors.Join(err, zw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestA04_CompressedBodiesAreBounded: neither what an index expands to nor what it is sent as can grow without end.
+func TestA04_CompressedBodiesAreBounded(t *testing.T) {
+	empty := zipped(t, "")
+	for name, body := range map[string]string{"much in little": zipped(t, strings.Repeat("#", 1<<20)), "nothing in much": strings.Repeat(empty, 1<<16)} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, map[string]string{}, false)
+			s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("Content-Encoding", "gzip")
+				w.(http.Flusher).Flush() // so that no length is told
+				fmt.Fprint(w, body)
+				return true
+			}
+			w := newWorld(t, helmRepository("charts", s.URL, nil))
+			w.limits.Index = 1 << 16
+			w.restart(w.dir)
+			if reason, message := ready(w.repository("charts")); reason != sourcev1.IndexationFailedReason || !strings.Contains(message, "over the limit") {
+				t.Errorf("%s: %s", reason, message)
+			}
+		})
+	}
+}
+
 func TestF35_ManyChartsParseOneIndexAndPullOnce(t *testing.T) {
 	s := chartsServer(t, "web", webArchives(t))
 	objects := []client.Object{helmRepository("charts", s.URL, nil)}
