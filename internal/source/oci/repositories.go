@@ -40,6 +40,8 @@ type Options struct {
 
 	// Clouds are the providers beside generic; nil means aws, azure and gcp by the identity of the agent's own Pod.
 	Clouds map[string]Cloud
+	// Budget is what one attempt may ask of registries; nil means NewBudget.
+	Budget func() *source.Budget
 	// PublicRoot fetches the trusted root of the public Sigstore instance; nil means by its TUF repository.
 	PublicRoot func(context.Context) (root.TrustedMaterial, error)
 	// Now is the clock; nil means time.Now.
@@ -51,13 +53,16 @@ func NewRepositories(o Options) *reconcile.Controller[*sourcev1.OCIRepository, *
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Budget == nil {
+		o.Budget = NewBudget
+	}
 	if o.Clouds == nil {
 		o.Clouds = clouds()
 	}
 	r := &repositories{
 		store: o.Store, secrets: o.Secrets, network: o.Network, recorder: o.Recorder, waker: o.Waker, log: o.Log, now: o.Now,
 		registries: &registries{network: o.Network, now: o.Now, open: map[string]*session{}},
-		publicRoot: o.PublicRoot,
+		publicRoot: o.PublicRoot, budget: o.Budget,
 	}
 	r.tokens = &tokens{clouds: o.Clouds, now: o.Now, running: &r.running}
 	r.tokens.answers.most, r.contents.most = maxAnswers, maxAnswers
@@ -77,6 +82,8 @@ type repositories struct {
 	now        func() time.Time
 	publicRoot func(context.Context) (root.TrustedMaterial, error)
 
+	budget func() *source.Budget
+
 	registries *registries
 	tokens     *tokens
 	followers  followers
@@ -93,6 +100,7 @@ type attempt struct {
 	run      *reconcile.Run[*sourcev1.OCIRepository]
 	obj      *sourcev1.OCIRepository // its spec, and its status as the run found it
 	began    time.Time
+	budget   *source.Budget
 	selector selector // set by check
 
 	source.Before
@@ -154,7 +162,7 @@ func building(a *attempt) string { return "building artifact: " + newRevision(a)
 
 func (o *repositories) begin(_ context.Context, run *reconcile.Run[*sourcev1.OCIRepository]) *attempt {
 	obj := run.Obj.DeepCopy()
-	a := &attempt{run: run, obj: obj, began: o.now(), Before: source.Begin(o.store, sourcev1.OCIRepositoryKind, obj)}
+	a := &attempt{run: run, obj: obj, began: o.now(), budget: o.budget(), Before: source.Begin(o.store, sourcev1.OCIRepositoryKind, obj)}
 	if c := reconcile.Condition(obj, sourcev1.SourceVerifiedCondition); c != nil {
 		a.Failing = a.Failing || c.Status == metav1.ConditionFalse
 		a.trusted = c.Status == metav1.ConditionTrue && c.ObservedGeneration == obj.Generation
@@ -167,7 +175,7 @@ func (a *attempt) file() string { return a.target.Digest + ".tar.gz" }
 
 // within bounds the network's part of the run.
 func (a *attempt) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, source.Timeout(a.obj.Spec.Timeout))
+	return context.WithTimeout(source.WithBudget(ctx, a.budget), source.Timeout(a.obj.Spec.Timeout))
 }
 
 // unchanged reports whether what is stored is what would be stored again.

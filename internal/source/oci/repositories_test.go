@@ -294,7 +294,7 @@ func TestF35_OneRequestAPollForAHundredObjects(t *testing.T) {
 	}
 	w.clock.pass(time.Minute)
 	all()
-	if diff := cmp.Diff([]string{"HEAD /v2/app/manifests/latest"}, s.take()); diff != "" {
+	if diff := cmp.Diff([]string{"HEAD /v2/app/manifests/latest"}, s.takeAll()); diff != "" {
 		t.Errorf("requests of a poll without news:\n%s", diff)
 	}
 	second := s.push(t, "app", "latest", files(t, map[string]string{"n": "2"}))
@@ -302,7 +302,7 @@ func TestF35_OneRequestAPollForAHundredObjects(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"latest@" + second.String(): 100}, all()); diff != "" {
 		t.Errorf("revisions:\n%s", diff)
 	}
-	if got := s.take(); len(got) != 3 {
+	if got := s.takeAll(); len(got) != 3 {
 		t.Errorf("a poll with news asked %q", got)
 	}
 }
