@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -126,7 +127,7 @@ func (o *repositories) publishLayer(a *attempt, layer io.Reader) (*meta.Artifact
 }
 
 func unpack(w *artifact.Writer, layer io.Reader, spec *string) (*artifact.Snapshot, error) {
-	if err := w.AddTar(layer); err != nil {
+	if err := addTar(w, layer); err != nil {
 		return nil, err
 	}
 	var ignore source.Ignore
@@ -150,6 +151,21 @@ func unpack(w *artifact.Writer, layer io.Reader, spec *string) (*artifact.Snapsh
 		return nil, err
 	}
 	return w.Commit()
+}
+
+// addTar unpacks a tarball, which the media type of its layer says too little of: the bytes tell how it is compressed.
+func addTar(w *artifact.Writer, layer io.Reader) error {
+	in := bufio.NewReader(layer)
+	begin, _ := in.Peek(4) // an error comes again with the read that follows
+	switch {
+	case len(begin) == 0:
+		return errors.New("it is empty")
+	case bytes.HasPrefix(begin, []byte{0x1f, 0x8b}):
+		return w.AddTar(in)
+	case bytes.HasPrefix(begin, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		return errors.New("it is compressed by zstd, which is not understood here; push it with gzip, or without compression")
+	}
+	return w.AddPlainTar(in)
 }
 
 func readIgnore(w *artifact.Writer, name string) (string, error) {

@@ -2,9 +2,12 @@ package oci
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/go-containerregistry/pkg/authn"
+	ociTypes "github.com/google/go-containerregistry/pkg/v1/types"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -391,6 +395,42 @@ func TestA04_HostileLayers(t *testing.T) {
 			}
 			if left, err := os.ReadDir(filepath.Join(dir, ".cleat", "tmp")); err != nil || len(left) > 0 {
 				t.Errorf("left behind: %v %v", left, err)
+			}
+		})
+	}
+}
+
+// TestLayersAreUnpackedByWhatTheyAre: media types say little of how a tarball is compressed.
+func TestLayersAreUnpackedByWhatTheyAre(t *testing.T) {
+	packed := tarball(t, []tar.Header{{Name: "a", Typeflag: tar.TypeReg, Size: 1}}, map[string]string{"a": "1"})
+	zr, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(zr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		layer []byte
+		kind  ociTypes.MediaType
+		want  string // of the file, or of the message
+	}{
+		"compressed":                    {packed, contentType, "a=1"},
+		"plain":                         {plain, "application/vnd.oci.image.layer.v1.tar", "a=1"},
+		"plain, of another type":        {plain, contentType, "a=1"},
+		"compressed, of a plain type":   {packed, "application/vnd.oci.image.layer.v1.tar", "a=1"},
+		"zstd":                          {[]byte{0x28, 0xb5, 0x2f, 0xfd, 0}, "application/vnd.oci.image.layer.v1.tar+zstd", "compressed by zstd"},
+		"nothing":                       {nil, contentType, "it is empty"},
+		"F01 a manifest, not a tarball": {[]byte("apiVersion: v1\nkind: Namespace\n"), "application/yaml", "reading tar"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.push(t, "app", "latest", image(t, tt.layer, tt.kind, nil))
+			w := newWorld(t, repository(s.url("app"), nil))
+			o, _ := w.reconcile()
+			if got := append(w.stored(o), message(o, "Ready")); !strings.Contains(got[0], tt.want) {
+				t.Errorf("got %q", got)
 			}
 		})
 	}
