@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fluxcd/pkg/auth"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -139,6 +140,7 @@ func (s *sources) oci(context.Context) error {
 	waker := &reconcile.Waker{}
 	return s.controller(api.OCIRepositoryKind).WatchesRawSource(waker).Complete(oci.NewRepositories(oci.Options{
 		Store: s.store, Secrets: s.edge.Client, Network: s.network, Edge: s.edge, Waker: waker, Recorder: s.recorder, Log: s.logger(api.OCIRepositoryKind),
+		ObjectIdentity: auth.IsObjectLevelWorkloadIdentityEnabled(),
 	}))
 }
 

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/oci"
 )
 
 const kindRepository, kindGit = sourcev1.HelmRepositoryKind, sourcev1.GitRepositoryKind
@@ -272,6 +273,41 @@ func TestF23_ChartFromRegistry(t *testing.T) {
 	}
 }
 
+// clouded is a registry that is reached with a provider's credentials.
+type clouded struct {
+	archive string
+	at      []oci.Chart
+}
+
+func (c *clouded) Tags(_ context.Context, at oci.Chart) ([]string, error) {
+	c.at = append(c.at, at)
+	return []string{"1.0.0"}, nil
+}
+
+func (c *clouded) Pull(_ context.Context, at oci.Chart, _ string, _ int64) ([]byte, error) {
+	c.at = append(c.at, at)
+	return []byte(c.archive), nil
+}
+
+// TestProviderOfARegistryIsAsked: what the rules for that are is tested beside the registries' client.
+func TestProviderOfARegistryIsAsked(t *testing.T) {
+	c := &clouded{archive: packaged(t, "web", "1.0.0")}
+	w := newWorld(t, helmChart("web", kindRepository, "registry", "web", "1.x", nil),
+		helmRepository("registry", "oci://123456789012.dkr.ecr.eu-west-1.amazonaws.com/charts", func(s *sourcev1.HelmRepositorySpec) {
+			s.Type, s.Provider = "oci", "aws"
+		}))
+	w.registry = c
+	w.restart(w.dir)
+	o, _ := w.chart("web")
+	if reason, message := ready(o); o.Status.Artifact == nil {
+		t.Errorf("%s: %s", reason, message)
+	}
+	want := oci.Chart{URL: "oci://123456789012.dkr.ecr.eu-west-1.amazonaws.com/charts/web", Provider: "aws", Namespace: namespace}
+	if diff := cmp.Diff([]oci.Chart{want, want}, c.at); diff != "" {
+		t.Errorf("asked for:\n%s", diff)
+	}
+}
+
 func TestA12_VerificationFailsClosed(t *testing.T) {
 	host := registryServer(t, "")
 	pushChart(t, host, "charts/web", "1.0.0", packaged(t, "web", "1.0.0"))
@@ -507,7 +543,7 @@ func TestF32_LostVolumeIsWaitedOut(t *testing.T) {
 
 func TestChartsThatCannotBe(t *testing.T) {
 	s := chartsServer(t, "web", map[string]string{"/web-1.0.0.tgz": packaged(t, "web", "1.0.0")})
-	cloud := helmRepository("cloud", "oci://127.0.0.1:1/charts", func(s *sourcev1.HelmRepositorySpec) { s.Type, s.Provider = "oci", "aws" })
+	cloud := helmRepository("cloud", "oci://127.0.0.1:1/charts", func(s *sourcev1.HelmRepositorySpec) { s.Type, s.Provider, s.Insecure = "oci", "aws", true })
 	for name, c := range map[string]struct {
 		kind, from, chart, version string
 		reason                     string
@@ -519,7 +555,7 @@ func TestChartsThatCannotBe(t *testing.T) {
 		"no such chart":        {kindRepository, "charts", "other", "", chartReferenceReason, false},
 		"no such version":      {kindRepository, "charts", "web", "7.x", chartReferenceReason, false},
 		"no version":           {kindRepository, "charts", "web", "latest or so", chartReferenceReason, false},
-		"a cloud's registry":   {kindRepository, "cloud", "web", "", "UnsupportedField", true},
+		"A09 a plain cloud":    {kindRepository, "cloud", "web", "", "UnsupportedField", true},
 		"A13 out of Git":       {kindGit, "shop", "../../etc", "", chartReferenceReason, false},
 		"no chart at the path": {kindGit, "shop", "docs", "", chartReferenceReason, false},
 		"A13 a name of a path": {kindGit, "shop", "evil", "", chartPackageReason, false},
@@ -645,4 +681,41 @@ func TestSuspendedChartIsLeftAlone(t *testing.T) {
 	if o, _ := w.chart("web"); len(o.Status.Conditions) > 0 || o.Status.Artifact != nil {
 		t.Errorf("%+v", o.Status)
 	}
+}
+
+// FuzzArchive: whatever an archive holds, reading it ends, within the limits, in a chart whose files lie inside it or in an
+// error.
+func FuzzArchive(f *testing.F) {
+	for _, archive := range []string{
+		packaged(f, "web", "1.0.0"),
+		targz(f, "web/Chart.yaml", chartYAML("web", "1.0.0"), "web/charts/x.tgz", packaged(f, "x", "1.0.0"), "web/values.yaml", "a: {b: 1}"),
+		entriesGz(f, []tar.Header{{Name: "web/../x", Typeflag: tar.TypeReg}, {Name: "web/l", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, []string{"", ""}),
+	} {
+		zr, err := gzip.NewReader(strings.NewReader(archive))
+		if err != nil {
+			f.Fatal(err)
+		}
+		plain, err := io.ReadAll(zr)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(plain)
+	}
+	limits := Limits{Index: 1 << 20, Chart: 1 << 20, File: 1 << 16}
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		archive := []byte(zipped(t, string(plain))) // the checksums of gzip would keep the fuzzer out
+		about, err := limits.inspect(archive)
+		if err == nil && about.Name == "" {
+			t.Error("a chart without a name was accepted")
+		}
+		c, err := limits.load(archive)
+		if err != nil {
+			return
+		}
+		for _, file := range c.Raw {
+			if !fs.ValidPath(file.Name) || len(file.Data) > 1<<16 {
+				t.Errorf("%q with %d bytes was accepted", file.Name, len(file.Data))
+			}
+		}
+	})
 }

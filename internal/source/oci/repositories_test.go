@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,7 +17,6 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/google/go-containerregistry/pkg/authn"
 	ociTypes "github.com/google/go-containerregistry/pkg/v1/types"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -153,13 +150,10 @@ func TestBadSpecsStall(t *testing.T) {
 		"filter": {func(s *sourcev1.OCIRepositorySpec) {
 			s.Reference = &sourcev1.OCIRepositoryRef{SemVer: "1.x", SemverFilter: "("}
 		}, sourcev1.OCIPullFailedReason},
-		"account and cloud": {func(s *sourcev1.OCIRepositorySpec) { s.Provider, s.ServiceAccountName = "aws", "x" }, "UnsupportedField"},
-		"A09 another CA and cloud": {func(s *sourcev1.OCIRepositorySpec) {
-			s.Provider, s.CertSecretRef = "azure", &meta.LocalObjectReference{Name: "x"}
-		}, "UnsupportedField"},
-		"A09 proxy and cloud": {func(s *sourcev1.OCIRepositorySpec) {
-			s.Provider, s.ProxySecretRef = "gcp", &meta.LocalObjectReference{Name: "x"}
-		}, "UnsupportedField"},
+		"account and cloud, without the gate": {func(s *sourcev1.OCIRepositorySpec) {
+			s.Provider, s.ServiceAccountName, s.Insecure = "aws", "x", false
+		}, meta.FeatureGateDisabledReason},
+		"A09 plain http and cloud": {func(s *sourcev1.OCIRepositorySpec) { s.Provider = "gcp" }, "UnsupportedField"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, repository("oci://example.com/app", tt.set))
@@ -494,32 +488,5 @@ func basicAuth(username, password string) func(http.ResponseWriter, *http.Reques
 		res.Header().Set("WWW-Authenticate", `Basic realm="test"`)
 		res.WriteHeader(http.StatusUnauthorized)
 		return true
-	}
-}
-
-func TestCloudCredentialsAreKeptWhileTheyAreGood(t *testing.T) {
-	s := serve(t)
-	s.push(t, "app", "latest", files(t, map[string]string{"n": "1"}))
-	s.hook(basicAuth("AWS", "token"))
-	w := newWorld(t, repository(s.url("app"), func(spec *sourcev1.OCIRepositorySpec) { spec.Provider = "aws" }))
-	asked := 0
-	var broken error
-	w.clouds = map[string]Cloud{"aws": func(context.Context, string) (authn.AuthConfig, time.Time, error) {
-		asked++
-		return authn.AuthConfig{Username: "AWS", Password: "token"}, w.clock.now().Add(time.Hour), broken
-	}}
-	w.restart(t.TempDir())
-	for range 3 {
-		if o, _ := w.reconcile(); ready(o) != "True Succeeded" {
-			t.Fatal(message(o, "Ready"))
-		}
-	}
-	if asked != 1 {
-		t.Errorf("the cloud was asked %d times", asked)
-	}
-	w.clock.pass(59 * time.Minute)
-	broken = errors.New("no identity")
-	if o, _ := w.reconcile(); asked != 2 || ready(o) != "False AuthenticationFailed" {
-		t.Errorf("asked %d times; %s", asked, message(o, "Ready"))
 	}
 }

@@ -50,6 +50,7 @@ type world struct {
 	store  *artifact.Store
 	limits artifact.Limits
 	clouds map[string]Cloud
+	own    bool // ServiceAccounts may stand for identities in clouds
 	budget func() *source.Budget
 	root   root.TrustedMaterial
 	events *recorded
@@ -93,7 +94,7 @@ func (w *world) restart(dir string) {
 	w.events = &recorded{}
 	w.run = NewRepositories(Options{
 		Store: w.store, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Waker: &reconcile.Waker{}, Now: w.clock.now, Clouds: w.clouds, Budget: w.budget,
+		Waker: &reconcile.Waker{}, Now: w.clock.now, Clouds: w.clouds, ObjectIdentity: w.own, Budget: w.budget,
 		PublicRoot: func(context.Context) (root.TrustedMaterial, error) { return w.root, nil },
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
