@@ -191,7 +191,8 @@ type answer struct {
 func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.Header, to io.Writer, want wanted) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	if err := f.pauses.Check(at.Host); err != nil {
+	caller := at.Host + " " + r.key() // what a server tells one caller counts for no other
+	if err := f.pauses.Check(caller); err != nil {
 		return answer{}, err
 	}
 	credentials := r.credentials
@@ -212,14 +213,19 @@ func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.He
 			return answer{}, err
 		}
 		req.Header = header
+		budget := source.BudgetOf(ctx)
+		if err := budget.Request(); err != nil {
+			return answer{}, err
+		}
 		res, err := client.Do(req)
 		if err != nil {
 			return answer{}, err
 		}
 		defer res.Body.Close()
+		res.Body = budget.Body(res.Body)
 		return read(res, to, want)
 	}, func(answer) {})
-	f.pauses.Note(at.Host, err)
+	f.pauses.Note(caller, err)
 	return a, source.Steady(err)
 }
 
@@ -240,7 +246,7 @@ func read(res *http.Response, to io.Writer, want wanted) (answer, error) {
 		return answer{}, err
 	}
 	n, err := io.Copy(to, io.LimitReader(body, want.most+1))
-	if n > want.most || errors.Is(err, source.ErrLimit) {
+	if n > want.most || errors.Is(err, source.ErrLimit) && !errors.Is(err, source.ErrSpent) {
 		return answer{}, tooLarge
 	}
 	return answer{header: res.Header}, err
