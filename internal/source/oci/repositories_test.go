@@ -144,6 +144,7 @@ func TestBadSpecsStall(t *testing.T) {
 	}{
 		"tag in the URL":  {func(s *sourcev1.OCIRepositorySpec) { s.URL += ":v1" }, sourcev1.URLInvalidReason},
 		"user in the URL": {func(s *sourcev1.OCIRepositorySpec) { s.URL = "oci://user:pw@example.com/a" }, sourcev1.URLInvalidReason},
+		"A05 path":        {func(s *sourcev1.OCIRepositorySpec) { s.URL = "oci://example.com/team/../other" }, sourcev1.URLInvalidReason},
 		"another scheme":  {func(s *sourcev1.OCIRepositorySpec) { s.URL = "https://example.com/a" }, sourcev1.URLInvalidReason},
 		"digest":          {func(s *sourcev1.OCIRepositorySpec) { s.Reference = &sourcev1.OCIRepositoryRef{Digest: "sha256:1"} }, sourcev1.OCIPullFailedReason},
 		"range":           {func(s *sourcev1.OCIRepositorySpec) { s.Reference = &sourcev1.OCIRepositoryRef{SemVer: "what"} }, sourcev1.OCIPullFailedReason},
