@@ -26,6 +26,8 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cleat-dev/cleat/internal/artifact"
 )
 
 // authority signs certificates for tests.
@@ -403,6 +405,24 @@ func TestA04_AnswersHaveAnEnd(t *testing.T) {
 				t.Errorf("message is %q, comes back after %v", got, result.RequeueAfter)
 			}
 		})
+	}
+}
+
+// TestA04_LargeLayersAreNotDownloaded: what could not be stored is not even put beside what is.
+func TestA04_LargeLayersAreNotDownloaded(t *testing.T) {
+	s := serve(t)
+	s.push(t, "app", "latest", image(t, make([]byte, 1<<16+1), contentType, nil))
+	w := newWorld(t, repository(s.url("app"), nil))
+	w.limits = artifact.Limits{Files: 10, Bytes: 1 << 16, Depth: 10}
+	w.restart(t.TempDir())
+	o, _ := w.reconcile()
+	if got := message(o, "Ready"); !strings.HasSuffix(got, "at most 65536 are stored (--artifact-max-size)") {
+		t.Errorf("message is %q", got)
+	}
+	for _, r := range s.take() {
+		if strings.Contains(r, "/blobs/") {
+			t.Errorf("asked for %s", r)
+		}
 	}
 }
 

@@ -67,12 +67,13 @@ func described(d v1.Descriptor) descriptor {
 	return descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size}
 }
 
-// selectLayer returns the first layer of the media type, or the first of all where none is asked for.
-func selectLayer(m *v1.Manifest, mediaType string) (v1.Descriptor, error) {
+// selectLayer returns the first layer of the media type, or the first of all where none is asked for. It is source.ErrLimit
+// when that has more than most bytes.
+func selectLayer(m *v1.Manifest, mediaType string, most int64) (v1.Descriptor, error) {
 	for _, l := range m.Layers {
 		if mediaType == "" || l.MediaType == types.MediaType(mediaType) {
-			if l.Size < 0 || l.Size > artifact.DefaultLimits.Bytes {
-				return l, fmt.Errorf("%w: a layer has %d bytes, at most %d are stored", source.ErrLimit, l.Size, artifact.DefaultLimits.Bytes)
+			if l.Size < 0 || l.Size > most {
+				return l, fmt.Errorf("%w: a layer has %d bytes, at most %d are stored (--artifact-max-size)", source.ErrLimit, l.Size, most)
 			}
 			return l, nil
 		}

@@ -427,7 +427,7 @@ func (o *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 	if err := checkAnnotations(m.Annotations); err != nil {
 		return fault(err)
 	}
-	layer, err := selectLayer(m, a.obj.GetLayerMediaType())
+	layer, err := selectLayer(m, a.obj.GetLayerMediaType(), o.store.Limits().Bytes)
 	if err != nil {
 		return fault(err)
 	}
