@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fluxcd/pkg/auth"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -172,6 +173,7 @@ func (s *sources) oci(context.Context) error {
 	waker := &reconcile.Waker{}
 	return s.controller(api.OCIRepositoryKind).WatchesRawSource(waker).Complete(oci.NewRepositories(oci.Options{
 		Store: s.store, Secrets: s.edge.Client, Network: s.network, Edge: s.edge, Waker: waker, Recorder: s.recorder, Log: s.logger(api.OCIRepositoryKind),
+		ObjectIdentity: auth.IsObjectLevelWorkloadIdentityEnabled(),
 	}))
 }
 

@@ -21,10 +21,15 @@ func (w *Writer) AddTar(r io.Reader) error {
 		return fmt.Errorf("reading gzip: %w", err)
 	}
 	defer zr.Close()
+	return w.AddPlainTar(zr)
+}
+
+// AddPlainTar does the same with a tarball that is not compressed.
+func (w *Writer) AddPlainTar(r io.Reader) error {
 	// Every entry costs a header even when it is dropped, so the reader as a whole is bounded too.
 	const perEntry = 2048
 	most := w.limits.Bytes + int64(w.limits.Files)*perEntry
-	capped := &io.LimitedReader{R: zr, N: most + 1}
+	capped := &io.LimitedReader{R: r, N: most + 1}
 	tr := tar.NewReader(capped)
 	for entries := 0; ; entries++ {
 		header, err := tr.Next()

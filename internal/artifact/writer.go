@@ -31,6 +31,9 @@ type Limits struct {
 // DefaultLimits fit every repository that Flux can serve under its own memory limit, and stop a bomb within seconds.
 var DefaultLimits = Limits{Files: 200_000, Bytes: 2 << 30, Depth: 100}
 
+// Limits returns what one artifact may have.
+func (s *Store) Limits() Limits { return s.limits }
+
 // File is what the manifest of a snapshot says about one file.
 type File struct {
 	// Hash is the SHA-256 of the content in hexadecimal.

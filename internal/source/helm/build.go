@@ -89,9 +89,6 @@ func (c *charts) inRegistry(ctx context.Context, r *sourcev1.HelmRepository, nam
 	case c.Registry == nil:
 		return oci.Chart{}, api.Faultf(api.UnsupportedReason, api.RetryNever,
 			"the HelmRepository %q is of type oci, which this agent is not set up for; use an OCIRepository", r.Name)
-	case r.Spec.Provider != "" && r.Spec.Provider != sourcev1.GenericOCIProvider:
-		return oci.Chart{}, api.Faultf(api.UnsupportedReason, api.RetryNever,
-			"the HelmRepository %q has spec.provider %q, which is not supported by this version; use an OCIRepository, or a Secret", r.Name, r.Spec.Provider)
 	case !strings.HasPrefix(r.Spec.URL, sourcev1.OCIRepositoryPrefix):
 		return oci.Chart{}, api.Faultf(sourcev1.URLInvalidReason, api.RetryInterval,
 			"the HelmRepository %q is of type oci, and its spec.url does not begin with %s", r.Name, sourcev1.OCIRepositoryPrefix)
@@ -103,7 +100,8 @@ func (c *charts) inRegistry(ctx context.Context, r *sourcev1.HelmRepository, nam
 		return oci.Chart{}, err
 	}
 	return oci.Chart{
-		URL: strings.TrimSuffix(r.Spec.URL, "/") + "/" + name, Insecure: r.Spec.Insecure, Secret: data, TLS: tls, Namespace: r.Namespace,
+		URL: strings.TrimSuffix(r.Spec.URL, "/") + "/" + name, Insecure: r.Spec.Insecure, Secret: data, Provider: r.Spec.Provider, TLS: tls,
+		Namespace: r.Namespace,
 	}, nil
 }
 

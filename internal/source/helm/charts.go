@@ -21,6 +21,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/oci"
 )
 
 // Reasons that the API module has no constants for.
@@ -208,6 +209,7 @@ func (a *chartAttempt) sourceObject() artifact.Object {
 
 // build finds the chart and, unless the stored artifact is made of it, reads and packages it.
 func (c *charts) build(ctx context.Context, a *chartAttempt) error {
+	ctx = source.WithBudget(ctx, oci.NewBudget())
 	var err error
 	switch {
 	case a.repository == nil:

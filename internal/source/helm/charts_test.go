@@ -26,6 +26,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/oci"
 )
 
 const kindRepository, kindGit = sourcev1.HelmRepositoryKind, sourcev1.GitRepositoryKind
@@ -273,6 +274,41 @@ func TestF23_ChartFromRegistry(t *testing.T) {
 	}
 }
 
+// clouded is a registry that is reached with a provider's credentials.
+type clouded struct {
+	archive string
+	at      []oci.Chart
+}
+
+func (c *clouded) Tags(_ context.Context, at oci.Chart) ([]string, error) {
+	c.at = append(c.at, at)
+	return []string{"1.0.0"}, nil
+}
+
+func (c *clouded) Pull(_ context.Context, at oci.Chart, _ string, _ int64) ([]byte, error) {
+	c.at = append(c.at, at)
+	return []byte(c.archive), nil
+}
+
+// TestProviderOfARegistryIsAsked: what the rules for that are is tested beside the registries' client.
+func TestProviderOfARegistryIsAsked(t *testing.T) {
+	c := &clouded{archive: packaged(t, "web", "1.0.0")}
+	w := newWorld(t, helmChart("web", kindRepository, "registry", "web", "1.x", nil),
+		helmRepository("registry", "oci://123456789012.dkr.ecr.eu-west-1.amazonaws.com/charts", func(s *sourcev1.HelmRepositorySpec) {
+			s.Type, s.Provider = "oci", "aws"
+		}))
+	w.registry = c
+	w.restart(w.dir)
+	o, _ := w.chart("web")
+	if reason, message := ready(o); o.Status.Artifact == nil {
+		t.Errorf("%s: %s", reason, message)
+	}
+	want := oci.Chart{URL: "oci://123456789012.dkr.ecr.eu-west-1.amazonaws.com/charts/web", Provider: "aws", Namespace: namespace}
+	if diff := cmp.Diff([]oci.Chart{want, want}, c.at); diff != "" {
+		t.Errorf("asked for:\n%s", diff)
+	}
+}
+
 func TestA12_VerificationFailsClosed(t *testing.T) {
 	host := registryServer(t, "")
 	pushChart(t, host, "charts/web", "1.0.0", packaged(t, "web", "1.0.0"))
@@ -360,6 +396,83 @@ func TestChartMustHaveTheDigestOfTheIndex(t *testing.T) {
 	}
 }
 
+// TestCompressionIsUndoneOnce: an archive and an index arrive as they are, whatever a server says of how it sends them. Flux's
+// client does not ask for compression, so archives with such a header reach it as they are.
+func TestCompressionIsUndoneOnce(t *testing.T) {
+	archive := packaged(t, "web", "1.0.0")
+	index := indexOf("web", map[string]string{"/web-1.0.0.tgz": archive})
+	for name, tt := range map[string]struct{ path, body string }{
+		"the archive":                          {"/web-1.0.0.tgz", archive},
+		"the archive, compressed once more":    {"/web-1.0.0.tgz", zipped(t, archive)},
+		"the index, compressed":                {"/index.yaml", zipped(t, index)},
+		"the index, said to be compressed":     {"/index.yaml", index},
+		"an empty body, said to be an archive": {"/web-1.0.0.tgz", ""},
+	} {
+		for _, encoding := range []string{"", "gzip", "GZIP"} {
+			t.Run(name+" "+encoding, func(t *testing.T) {
+				if encoding == "" && tt.body != archive && tt.body != index {
+					t.Skip("nobody could know")
+				}
+				s := serve(t, map[string]string{"/index.yaml": index, "/web-1.0.0.tgz": archive}, false)
+				s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+					if r.URL.Path != tt.path {
+						return false
+					}
+					if encoding != "" {
+						w.Header().Set("Content-Encoding", encoding)
+					}
+					fmt.Fprint(w, tt.body)
+					return true
+				}
+				w := newWorld(t, helmRepository("charts", s.URL, nil), helmChart("web", kindRepository, "charts", "web", "", nil))
+				w.repository("charts")
+				o, _ := w.chart("web")
+				if reason, message := ready(o); tt.body == "" {
+					if reason != chartPullReason {
+						t.Errorf("%s: %s", reason, message)
+					}
+				} else if o.Status.Artifact == nil || o.Status.Artifact.Digest != "sha256:"+sha([]byte(archive)) {
+					t.Errorf("%s: %s", reason, message)
+				}
+			})
+		}
+	}
+}
+
+// zipped compresses a text.
+func zipped(t testing.TB, text string) string {
+	t.Helper()
+	var b strings.Builder
+	zw := gzip.NewWriter(&b)
+	_, err := io.WriteString(zw, text)
+	if err := errors.Join(err, zw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestA04_CompressedBodiesAreBounded: neither what an index expands to nor what it is sent as can grow without end.
+func TestA04_CompressedBodiesAreBounded(t *testing.T) {
+	empty := zipped(t, "")
+	for name, body := range map[string]string{"much in little": zipped(t, strings.Repeat("#", 1<<20)), "nothing in much": strings.Repeat(empty, 1<<16)} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, map[string]string{}, false)
+			s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("Content-Encoding", "gzip")
+				w.(http.Flusher).Flush() // so that no length is told
+				fmt.Fprint(w, body)
+				return true
+			}
+			w := newWorld(t, helmRepository("charts", s.URL, nil))
+			w.limits.Index = 1 << 16
+			w.restart(w.dir)
+			if reason, message := ready(w.repository("charts")); reason != sourcev1.IndexationFailedReason || !strings.Contains(message, "over the limit") {
+				t.Errorf("%s: %s", reason, message)
+			}
+		})
+	}
+}
+
 func TestF35_ManyChartsParseOneIndexAndPullOnce(t *testing.T) {
 	s := chartsServer(t, "web", webArchives(t))
 	objects := []client.Object{helmRepository("charts", s.URL, nil)}
@@ -431,7 +544,7 @@ func TestF32_LostVolumeIsWaitedOut(t *testing.T) {
 
 func TestChartsThatCannotBe(t *testing.T) {
 	s := chartsServer(t, "web", map[string]string{"/web-1.0.0.tgz": packaged(t, "web", "1.0.0")})
-	cloud := helmRepository("cloud", "oci://127.0.0.1:1/charts", func(s *sourcev1.HelmRepositorySpec) { s.Type, s.Provider = "oci", "aws" })
+	cloud := helmRepository("cloud", "oci://127.0.0.1:1/charts", func(s *sourcev1.HelmRepositorySpec) { s.Type, s.Provider, s.Insecure = "oci", "aws", true })
 	for name, c := range map[string]struct {
 		kind, from, chart, version string
 		reason                     string
@@ -443,7 +556,7 @@ func TestChartsThatCannotBe(t *testing.T) {
 		"no such chart":        {kindRepository, "charts", "other", "", chartReferenceReason, false},
 		"no such version":      {kindRepository, "charts", "web", "7.x", chartReferenceReason, false},
 		"no version":           {kindRepository, "charts", "web", "latest or so", chartReferenceReason, false},
-		"a cloud's registry":   {kindRepository, "cloud", "web", "", "UnsupportedField", true},
+		"A09 a plain cloud":    {kindRepository, "cloud", "web", "", "UnsupportedField", true},
 		"A13 out of Git":       {kindGit, "shop", "../../etc", "", chartReferenceReason, false},
 		"no chart at the path": {kindGit, "shop", "docs", "", chartReferenceReason, false},
 		"A13 a name of a path": {kindGit, "shop", "evil", "", chartPackageReason, false},
@@ -569,4 +682,41 @@ func TestSuspendedChartIsLeftAlone(t *testing.T) {
 	if o, _ := w.chart("web"); len(o.Status.Conditions) > 0 || o.Status.Artifact != nil {
 		t.Errorf("%+v", o.Status)
 	}
+}
+
+// FuzzArchive: whatever an archive holds, reading it ends, within the limits, in a chart whose files lie inside it or in an
+// error.
+func FuzzArchive(f *testing.F) {
+	for _, archive := range []string{
+		packaged(f, "web", "1.0.0"),
+		targz(f, "web/Chart.yaml", chartYAML("web", "1.0.0"), "web/charts/x.tgz", packaged(f, "x", "1.0.0"), "web/values.yaml", "a: {b: 1}"),
+		entriesGz(f, []tar.Header{{Name: "web/../x", Typeflag: tar.TypeReg}, {Name: "web/l", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, []string{"", ""}),
+	} {
+		zr, err := gzip.NewReader(strings.NewReader(archive))
+		if err != nil {
+			f.Fatal(err)
+		}
+		plain, err := io.ReadAll(zr)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(plain)
+	}
+	limits := Limits{Index: 1 << 20, Chart: 1 << 20, File: 1 << 16}
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		archive := []byte(zipped(t, string(plain))) // the checksums of gzip would keep the fuzzer out
+		about, err := limits.inspect(archive)
+		if err == nil && about.Name == "" {
+			t.Error("a chart without a name was accepted")
+		}
+		c, err := limits.load(archive)
+		if err != nil {
+			return
+		}
+		for _, file := range c.Raw {
+			if !fs.ValidPath(file.Name) || len(file.Data) > 1<<16 {
+				t.Errorf("%q with %d bytes was accepted", file.Name, len(file.Data))
+			}
+		}
+	})
 }

@@ -33,6 +33,18 @@ type dependencies struct {
 	tree   tree
 	remote func(url, name, version string) (*chart.Chart, error)
 	count  int
+	bytes  int64
+}
+
+// weigh counts what a chart adds. All of them together have to fit into what one may be: they become one.
+func (d *dependencies) weigh(c *chart.Chart) error {
+	for _, f := range c.Raw {
+		d.bytes += int64(len(f.Data))
+	}
+	if d.bytes > maxExpanded {
+		return tooLarge()
+	}
+	return nil
 }
 
 // build adds what the chart at a path of the tree needs. Where there is a Chart.lock, it says which versions.
@@ -101,7 +113,9 @@ func (d *dependencies) get(c *chart.Chart, need *chart.Dependency, at string, de
 	case scheme == "file":
 		got, err = d.local(strings.TrimPrefix(want.Repository, "file://"), at, depth)
 	case scheme == "http" || scheme == "https" || scheme == "oci":
-		got, err = d.remote(want.Repository, want.Name, want.Version)
+		if got, err = d.remote(want.Repository, want.Name, want.Version); err == nil {
+			err = d.weigh(got)
+		}
 	default:
 		return nil, fmt.Errorf("its repository must begin with https://, oci:// or file://; an alias means nothing here")
 	}
@@ -130,13 +144,20 @@ func (d *dependencies) local(name, at string, depth int) (*chart.Chart, error) {
 		if err != nil {
 			return nil, err
 		}
-		return d.limits.load(archive)
+		c, err := d.limits.load(archive)
+		if err != nil {
+			return nil, err
+		}
+		return c, d.weigh(c)
 	}
 	if !slices.Contains(d.tree.names, path.Join(dir, chartFile)) {
 		return nil, fmt.Errorf("there is no chart at %q", dir)
 	}
 	c, err := d.limits.directory(d.tree.fs, d.tree.names, dir)
 	if err != nil {
+		return nil, err
+	}
+	if err := d.weigh(c); err != nil {
 		return nil, err
 	}
 	return c, d.build(c, dir, depth+1)

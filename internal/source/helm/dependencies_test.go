@@ -162,6 +162,30 @@ func TestA13_DependenciesFromElsewhereAreRefused(t *testing.T) {
 	}
 }
 
+// TestA04_DependenciesFitIntoOneChart: each of them is within its limits, and all become one chart.
+func TestA04_DependenciesFitIntoOneChart(t *testing.T) {
+	archives, needs := map[string]string{}, []string(nil)
+	var url string
+	for i := range 12 {
+		name := fmt.Sprintf("big%d", i)
+		archives["/"+name+"-1.0.0.tgz"] = targz(t, name+"/Chart.yaml", chartYAML(name, "1.0.0"), name+"/templates/a.txt", strings.Repeat("x", 5<<20-1))
+	}
+	index := "apiVersion: v1\nentries:\n"
+	for at := range archives {
+		name := strings.TrimSuffix(strings.TrimPrefix(at, "/"), "-1.0.0.tgz")
+		index += fmt.Sprintf("  %s:\n  - apiVersion: v2\n    name: %s\n    version: 1.0.0\n    urls: [%s]\n", name, name, at[1:])
+	}
+	archives["/index.yaml"] = index
+	url = serve(t, archives, false).URL
+	for i := range 12 {
+		needs = append(needs, fmt.Sprintf("big%d 1.x %s", i, url))
+	}
+	o, _, _ := built(t, map[string]string{"app/Chart.yaml": needing("app", needs...)}, helmRepository("charts", url, nil))
+	if reason, message := ready(o); reason != dependencyReason || !strings.Contains(message, "expands to more than") {
+		t.Errorf("%s: %s", reason, message)
+	}
+}
+
 // Two charts of one name, told apart by an alias, both stay in the package.
 func TestDependenciesOfOneName(t *testing.T) {
 	o, charts, _ := built(t, map[string]string{

@@ -21,9 +21,13 @@ type Indexes struct {
 	turn  chan struct{} // held while an index is parsed: two at once would take twice the memory
 
 	mu     sync.Mutex
-	kept   map[string]*kept // by digest of the stored index, or of what was fetched
+	kept   map[string]*kept  // by digest of the stored index, or of what was fetched
+	stored map[string]string // digest of the stored index by that of what was fetched
 	parsed int
 }
+
+// maxStored bounds what is remembered of that; forgetting one costs parsing it once more.
+const maxStored = 4096
 
 type kept struct {
 	lookup *Lookup
@@ -32,7 +36,7 @@ type kept struct {
 
 // NewIndexes returns an empty set; indexes are read from the store.
 func NewIndexes(store *artifact.Store) *Indexes {
-	return &Indexes{store: store, turn: make(chan struct{}, 1), kept: map[string]*kept{}}
+	return &Indexes{store: store, turn: make(chan struct{}, 1), kept: map[string]*kept{}, stored: map[string]string{}}
 }
 
 // Parsed is how many indexes have been parsed since the start.
@@ -115,6 +119,24 @@ func (x *Indexes) find(digest string) *Lookup {
 	}
 	k.used = time.Now()
 	return k.lookup
+}
+
+// storedAs returns the digest under which an index was stored that was fetched by somebody else before, or "". Whoever asks has
+// fetched the same bytes.
+func (x *Indexes) storedAs(revision string) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.stored[revision]
+}
+
+// noteStored remembers it; the digest is "" when it is no longer there.
+func (x *Indexes) noteStored(revision, digest string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.stored) >= maxStored {
+		clear(x.stored)
+	}
+	x.stored[revision] = digest
 }
 
 // keep keeps a lookup, and forgets those that were not used for longest if they are too many.

@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -101,7 +102,7 @@ func (f *Fetcher) index(ctx context.Context, r remote, current, dir string) (nam
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	sum := sha256.New()
-	answer, err := f.get(ctx, r, &at, header, io.MultiWriter(file, sum), f.limits.Index, "index", "--helm-index-max-size")
+	answer, err := f.get(ctx, r, &at, header, io.MultiWriter(file, sum), f.wantIndex())
 	if err != nil {
 		return "", "", fmt.Errorf("fetching the index of %s: %w", source.Shown(r.url), err)
 	}
@@ -152,7 +153,7 @@ func (f *Fetcher) chart(ctx context.Context, r remote, release Release) ([]byte,
 		return nil, &source.Failure{Text: "the index is served by https and names a chart on the same host by http, which is refused", Err: source.ErrURL}
 	}
 	var archive bytes.Buffer
-	if _, err := f.get(ctx, r, at, http.Header{}, &archive, f.limits.Chart, "chart", "--helm-chart-max-size"); err != nil {
+	if _, err := f.get(ctx, r, at, http.Header{}, &archive, f.wantChart()); err != nil {
 		return nil, fmt.Errorf("fetching the chart from %s: %w", source.Shown(at), err)
 	}
 	data := archive.Bytes()
@@ -160,6 +161,22 @@ func (f *Fetcher) chart(ctx context.Context, r remote, release Release) ([]byte,
 		return nil, fmt.Errorf("the digest of the archive is sha256:%x, and the index says sha256:%s; it is refused", sum, source.OneLine(release.Digest))
 	}
 	return data, nil
+}
+
+// wanted says what a body should be.
+type wanted struct {
+	what    string
+	most    int64 // bytes
+	flag    string
+	archive bool // it is compressed by its nature
+}
+
+func (f *Fetcher) wantIndex() wanted {
+	return wanted{what: "index", most: f.limits.Index, flag: "--helm-index-max-size"}
+}
+
+func (f *Fetcher) wantChart() wanted {
+	return wanted{what: "chart", most: f.limits.Chart, flag: "--helm-chart-max-size", archive: true}
 }
 
 // answer is what is left of a response when its body has been read.
@@ -171,10 +188,11 @@ type answer struct {
 // get sends one request and copies the body. It returns when ctx ends or after the remote's timeout, whatever the server
 // does. The credentials go to the repository's own host, or to that of at if they may go everywhere; with a redirect they
 // go to no other (faults.md A09).
-func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.Header, to io.Writer, most int64, what, flag string) (answer, error) {
+func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.Header, to io.Writer, want wanted) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	if err := f.pauses.Check(at.Host); err != nil {
+	caller := at.Host + " " + r.key() // what a server tells one caller counts for no other
+	if err := f.pauses.Check(caller); err != nil {
 		return answer{}, err
 	}
 	credentials := r.credentials
@@ -195,41 +213,70 @@ func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.He
 			return answer{}, err
 		}
 		req.Header = header
+		budget := source.BudgetOf(ctx)
+		if err := budget.Request(); err != nil {
+			return answer{}, err
+		}
 		res, err := client.Do(req)
 		if err != nil {
 			return answer{}, err
 		}
 		defer res.Body.Close()
-		return read(res, to, most, what, flag)
+		res.Body = budget.Body(res.Body)
+		return read(res, to, want)
 	}, func(answer) {})
-	f.pauses.Note(at.Host, err)
+	f.pauses.Note(caller, err)
 	return a, source.Steady(err)
 }
 
-// read copies the body of an answer, uncompressed.
-func read(res *http.Response, to io.Writer, most int64, what, flag string) (answer, error) {
+// read copies the body of an answer.
+func read(res *http.Response, to io.Writer, want wanted) (answer, error) {
 	if res.StatusCode == http.StatusNotModified {
 		return answer{res.Header, true}, nil
 	}
 	if err := source.CheckStatus(res); err != nil {
 		return answer{}, err
 	}
-	tooLarge := fmt.Errorf("%w: the %s is larger than %d bytes (%s)", source.ErrLimit, what, most, flag)
-	if res.ContentLength > most {
+	tooLarge := fmt.Errorf("%w: the %s is larger than %d bytes (%s)", source.ErrLimit, want.what, want.most, want.flag)
+	if res.ContentLength > want.most {
 		return answer{}, tooLarge
 	}
-	body := io.Reader(res.Body)
-	if strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") {
-		zr, err := gzip.NewReader(body)
-		if err != nil {
-			return answer{}, fmt.Errorf("the server says that it sends gzip, and does not: %w", err)
-		}
-		defer zr.Close()
-		body = zr
+	body, err := decoded(res, want)
+	if err != nil {
+		return answer{}, err
 	}
-	n, err := io.Copy(to, io.LimitReader(body, most+1))
-	if err == nil && n > most {
-		err = tooLarge
+	n, err := io.Copy(to, io.LimitReader(body, want.most+1))
+	if n > want.most || errors.Is(err, source.ErrLimit) && !errors.Is(err, source.ErrSpent) {
+		return answer{}, tooLarge
 	}
 	return answer{header: res.Header}, err
+}
+
+// decoded undoes the compression that a server has put around a body, which is not always what it says. Object stores and
+// proxies send "Content-Encoding: gzip" with an archive that is compressed by its own nature, and with nothing around it: so
+// an archive is unpacked only if that leaves one, and what is not compressed is not unpacked at all.
+func decoded(res *http.Response, want wanted) (io.Reader, error) {
+	// What comes over the wire is bounded as well: much of it can stand for nothing.
+	body := bufio.NewReaderSize(&source.Capped{R: res.Body, N: want.most + 1, What: "data"}, 4<<10)
+	if !strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") {
+		return body, nil
+	}
+	begin, _ := body.Peek(body.Size()) // an error comes again with the read that follows
+	if !isGzip(begin) || want.archive && !isGzip(unpackedBegin(begin)) {
+		return body, nil
+	}
+	return gzip.NewReader(body)
+}
+
+func isGzip(begin []byte) bool { return bytes.HasPrefix(begin, []byte{0x1f, 0x8b}) }
+
+// unpackedBegin returns as much as isGzip looks at of what the beginning of a compressed file stands for.
+func unpackedBegin(begin []byte) []byte {
+	zr, err := gzip.NewReader(bytes.NewReader(begin))
+	if err != nil {
+		return nil
+	}
+	inner := make([]byte, 2)
+	n, _ := io.ReadFull(zr, inner) // cut short, the rest is an error, which is told when the whole is read
+	return inner[:n]
 }

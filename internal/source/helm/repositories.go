@@ -200,10 +200,32 @@ func (r *repositories) fetchInto(ctx context.Context, a *indexAttempt, dir strin
 		a.artifact = a.Stored
 		return nil
 	}
+	if done, err := r.adopt(a); done || err != nil {
+		return err
+	}
 	if a.lookup, err = r.Indexes.build(ctx, name, filepath.Join(dir, storedName), dir); err != nil {
 		return indexFault(fmt.Errorf("reading the index of %s: %w", source.Shown(a.remote.url), err))
 	}
 	return nil
+}
+
+// adopt publishes the index in the form in which it was stored for another object that had fetched the same.
+func (r *repositories) adopt(a *indexAttempt) (done bool, err error) {
+	digest := r.Indexes.storedAs(a.revision)
+	if digest == "" {
+		return false, nil
+	}
+	found, err := a.PublishStored(r.Store, a.file(), a.revision, digest)
+	if errors.Is(err, artifact.ErrNotFound) {
+		r.Indexes.noteStored(a.revision, "") // whoever had it is gone, and his artifact with him
+		return false, nil
+	}
+	a.artifact = found
+	return err == nil, err
+}
+
+func (a *indexAttempt) file() string {
+	return "index-" + strings.TrimPrefix(a.revision, "sha256:") + ".yaml"
 }
 
 // indexFault is final for nothing: what a server serves changes without us.
@@ -220,10 +242,11 @@ func (r *repositories) store(_ context.Context, a *indexAttempt) (err error) {
 		return source.StoreFault(err)
 	}
 	defer f.Close()
-	a.artifact, err = a.PublishFile(r.Store, "index-"+strings.TrimPrefix(a.revision, "sha256:")+".yaml", a.revision, f)
+	a.artifact, err = a.PublishFile(r.Store, a.file(), a.revision, f)
 	if err != nil {
 		return err
 	}
+	r.Indexes.noteStored(a.revision, a.artifact.Digest)
 	r.Indexes.keep(a.artifact.Digest, a.lookup)
 	return nil
 }

@@ -120,6 +120,48 @@ func TestF35_BusyServerIsLeftAlone(t *testing.T) {
 	if asked := s.asked(); len(asked) != 1 {
 		t.Errorf("asked %v", asked)
 	}
+	other := helmRepository("other", s.URL, func(s *sourcev1.HelmRepositorySpec) { s.SecretRef = &fluxmeta.LocalObjectReference{Name: "login"} })
+	for _, o := range []client.Object{other, secret("login", map[string]string{"username": "me", "password": "secret"})} {
+		if err := w.client.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.repository("other"); len(s.asked()) != 1 {
+		t.Error("what one user was told holds another back")
+	}
+}
+
+// TestA14_OneIndexIsParsedOnce: however many repositories serve it, and by whatever URL.
+func TestA14_OneIndexIsParsedOnce(t *testing.T) {
+	s := chartsServer(t, "web", webArchives(t))
+	s.set("/copy/index.yaml", s.files["/index.yaml"])
+	w := newWorld(t, helmRepository("a", s.URL, nil), helmRepository("b", s.URL, nil), helmRepository("c", s.URL+"/copy", nil))
+	first := w.repository("a").Status.Artifact
+	for _, name := range []string{"b", "c"} {
+		a := w.repository(name).Status.Artifact
+		if a == nil || a.Digest != first.Digest || a.Revision != first.Revision || a.Path == first.Path {
+			t.Errorf("%s: artifact is %+v", name, a)
+		}
+	}
+	if w.indexes.Parsed() != 1 || len(w.leftovers()) > 0 {
+		t.Errorf("parsed %d times, left over %v", w.indexes.Parsed(), w.leftovers())
+	}
+	for _, name := range []string{"a", "b", "c"} { // with them goes what they had
+		o := &sourcev1.HelmRepository{}
+		w.get(name, o)
+		if err := w.client.Delete(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.repositories(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(o)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.client.Create(t.Context(), helmRepository("d", s.URL, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.repository("d").Status.Artifact; a == nil || a.Digest != first.Digest || w.indexes.Parsed() != 2 {
+		t.Errorf("artifact is %+v, parsed %d times", a, w.indexes.Parsed())
+	}
 }
 
 func TestF25_LastIndexStaysWhenTheServerIsDown(t *testing.T) {

@@ -58,14 +58,17 @@ type world struct {
 	indexes      *Indexes
 	events       *recorded
 	limits       Limits
+	registry     Registry
 	repositories func(context.Context, ctrl.Request) (ctrl.Result, error)
 	charts       *Charts
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
-	w := &world{t: t, limits: DefaultLimits, dir: t.TempDir(), client: fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
-		WithStatusSubresource(&sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &sourcev1.GitRepository{}, &sourcev1.Bucket{}).Build()}
+	w := &world{t: t, limits: DefaultLimits, dir: t.TempDir()}
+	w.client = fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
+		WithStatusSubresource(&sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &sourcev1.GitRepository{}, &sourcev1.Bucket{}).Build()
+	w.registry = oci.NewCharts(oci.Options{Secrets: w.client})
 	w.restart(w.dir)
 	return w
 }
@@ -80,7 +83,7 @@ func (w *world) restart(dir string) {
 	w.dir, w.events, w.indexes = dir, &recorded{}, NewIndexes(w.store)
 	o := Options{
 		Store: w.store, Indexes: w.indexes, Fetcher: NewFetcher(source.Network{}, w.limits), Secrets: w.client,
-		Registry: oci.NewCharts(oci.Options{Secrets: w.client}),
+		Registry: w.registry,
 		Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),

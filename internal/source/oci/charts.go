@@ -26,7 +26,7 @@ const (
 // Charts reads Helm charts from registries, for HelmCharts. Its methods may be called concurrently.
 type Charts struct{ r *repositories }
 
-// NewCharts uses of the options the Network, the Secrets, PublicRoot and Now.
+// NewCharts uses of the options the Network, the Secrets, Clouds, PublicRoot and Now.
 func NewCharts(o Options) *Charts {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -35,6 +35,7 @@ func NewCharts(o Options) *Charts {
 		secrets: o.Secrets, network: o.Network, now: o.Now, publicRoot: o.PublicRoot,
 		registries: &registries{network: o.Network, now: o.Now, open: map[string]*session{}},
 	}
+	r.tokens = newTokens(o, &r.running)
 	if r.publicRoot == nil {
 		r.publicRoot = (&publicGood{network: o.Network, now: o.Now, running: &r.running}).root
 	}
@@ -47,7 +48,9 @@ type Chart struct {
 	Insecure bool   // speaks http
 	// Secret holds a docker configuration, or username and password for the URL's host; nil is anonymous.
 	Secret map[string][]byte
-	TLS    source.TLS
+	// Provider is asked for credentials of the agent when there is no Secret: aws, azure or gcp; "" and generic ask nobody.
+	Provider string
+	TLS      source.TLS
 	// Verify says whose signature is needed, nil for none. Its Secrets are in Namespace.
 	Verify    *sourcev1.OCIRepositoryVerification
 	Namespace string
@@ -58,7 +61,7 @@ const pollShared = 5 * time.Second
 
 // Tags lists the tags of a chart's repository.
 func (c *Charts) Tags(ctx context.Context, at Chart) ([]string, error) {
-	s, err := c.session(at)
+	s, err := c.session(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +77,7 @@ func (c *Charts) Tags(ctx context.Context, at Chart) ([]string, error) {
 // Pull finds out the digest of a tag, verifies it if at asks for that, and returns the archive of that digest: a tag that
 // moves meanwhile changes nothing. It is source.ErrLimit when the archive is larger than most bytes.
 func (c *Charts) Pull(ctx context.Context, at Chart, tag string, most int64) ([]byte, error) {
-	s, err := c.session(at)
+	s, err := c.session(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -161,31 +164,46 @@ func (c *Charts) policy(ctx context.Context, at Chart) (policy, error) {
 	return a.policy, err
 }
 
-func (c *Charts) session(at Chart) (*session, error) {
+func (c *Charts) session(ctx context.Context, at Chart) (*session, error) {
 	repository, err := parseRepository(at.URL, at.Insecure)
 	if err != nil {
 		return nil, chartFault(fmt.Errorf("the URL %s: %w", at.URL, err))
 	}
 	to := remote{repository: repository, insecure: at.Insecure, tls: at.TLS}
-	if _, basic := at.Secret["username"]; basic {
-		credentials, err := source.CredentialsFrom(at.Secret)
-		if err != nil {
-			return nil, chartFault(fmt.Errorf("using the Secret of spec.secretRef: %w", err))
-		}
-		to.auth = authn.AuthConfig{Username: credentials.Username, Password: credentials.Password}
-	} else if isDockerConfig(at.Secret) {
-		chain, err := keychainFrom(at.Secret)
-		if err != nil {
-			return nil, chartFault(fmt.Errorf("using the Secret of spec.secretRef: %w", err))
-		}
-		to.auth, _ = chain.lookUp(repository.RegistryStr(), repository.RepositoryStr())
-		for _, l := range chain {
-			if !isAnonymous(to.auth) && l.auth == to.auth && l.host != repository.RegistryStr() {
-				to.confided = append(to.confided, l.host)
-			}
-		}
+	switch {
+	case !isCloud(at.Provider, at.Secret != nil):
+		err = to.logIn(at.Secret)
+	case at.Insecure:
+		err = api.Faultf(api.UnsupportedReason, api.RetryNever, "%w", errPlainCloud)
+	default:
+		to.auth, err = c.r.cloudLogin(ctx, at.Provider, at.Namespace, "", to)
+	}
+	if err != nil {
+		return nil, chartFault(err)
 	}
 	return c.r.registries.session(to)
+}
+
+// logIn takes the credentials of a Secret; one that has none is anonymous.
+func (r *remote) logIn(secret map[string][]byte) error {
+	using := func(err error) error { return fmt.Errorf("using the Secret of spec.secretRef: %w", err) }
+	if _, basic := secret["username"]; basic {
+		credentials, err := source.CredentialsFrom(secret)
+		if err != nil {
+			return using(err)
+		}
+		r.auth = authn.AuthConfig{Username: credentials.Username, Password: credentials.Password}
+		return nil
+	}
+	if !isDockerConfig(secret) {
+		return nil
+	}
+	chain, err := keychainFrom(secret)
+	if err != nil {
+		return using(err)
+	}
+	r.auth, r.confided = chain.logIn(r.repository)
+	return nil
 }
 
 func isDockerConfig(data map[string][]byte) bool {

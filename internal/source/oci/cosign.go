@@ -164,8 +164,8 @@ func (c *cosign) verify(ctx context.Context, s *session, target v1.Descriptor, n
 			if err == nil {
 				return nil
 			}
-			if ctx.Err() != nil {
-				return ctx.Err()
+			if ended := ends(ctx, err); ended != nil {
+				return ended
 			}
 			rejected.reject(err)
 		}
@@ -201,9 +201,7 @@ func bundles(ctx context.Context, s *session, digest string, notBefore time.Time
 	}
 	var found []candidate
 	for _, d := range all {
-		if d.ArtifactType == bundleType && len(found) < maxSignatures {
-			found = append(found, bundleCandidate(d))
-		}
+		found = append(found, bundleCandidate(d))
 	}
 	return found, nil
 }

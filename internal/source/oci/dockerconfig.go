@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/cleat-dev/cleat/internal/source"
@@ -130,6 +131,17 @@ func (k keychain) lookUp(host, repository string) (authn.AuthConfig, bool) {
 		}
 	}
 	return found, best >= 0
+}
+
+// logIn returns the credentials for a repository, and the other hosts for which there are the same.
+func (k keychain) logIn(repository name.Repository) (auth authn.AuthConfig, confided []string) {
+	auth, _ = k.lookUp(repository.RegistryStr(), repository.RepositoryStr())
+	for _, l := range k {
+		if !isAnonymous(auth) && l.auth == auth && l.host != repository.RegistryStr() {
+			confided = append(confided, l.host)
+		}
+	}
+	return auth, confided
 }
 
 // matchHost compares part by part, so that "*.example.com" is no pattern for "a.b.example.com", as in the kubelet.

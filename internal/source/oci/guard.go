@@ -32,7 +32,7 @@ var errPlain = errors.New("refused to speak http")
 //     if it is the registry's own host or of the same registrable domain, as auth.docker.io is to index.docker.io; or if
 //     the user's Secret has the same credentials for that host.
 //   - A registry that asks to be left alone (Retry-After) is.
-//   - An answer has a size, and no more of it is read.
+//   - An answer has a size, and no more of it is read; all that an attempt asks for counts against its budget.
 type guard struct {
 	registry string // host[:port]
 	insecure bool
@@ -59,6 +59,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := g.pauses.Check(req.URL.Host); err != nil {
 		return nil, err
 	}
+	budget := source.BudgetOf(req.Context())
+	if err := budget.Request(); err != nil {
+		return nil, err
+	}
 	req = req.Clone(req.Context())
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Del("Referer") // the address of a layer can hold a token
@@ -75,7 +79,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if n, ok := req.Context().Value(sizeKey{}).(int64); ok {
 		most = n
 	}
-	res.Body = &cappedBody{source.Capped{R: res.Body, N: most, What: "data"}, res.Body}
+	res.Body = capped(budget.Body(res.Body), most)
 	return res, nil
 }
 
@@ -85,6 +89,10 @@ type sizeKey struct{}
 type cappedBody struct {
 	source.Capped
 	io.Closer
+}
+
+func capped(body io.ReadCloser, most int64) io.ReadCloser {
+	return &cappedBody{source.Capped{R: body, N: most, What: "data"}, body}
 }
 
 // trusts reports whether the host may see what is secret.

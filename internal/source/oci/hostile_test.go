@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,8 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cleat-dev/cleat/internal/artifact"
 )
 
 // authority signs certificates for tests.
@@ -36,12 +39,26 @@ type authority struct {
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := &authority{key: newKey(t)}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true,
-		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	a.cert = signed(t, template, template, a.key, a.key)
-	a.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
+	a, err := makeAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return a
+}
+
+func makeAuthority() (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return &authority{cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}, err
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -91,6 +108,9 @@ func serveTLS(t *testing.T, config *tls.Config) *server {
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	s.host = strings.TrimPrefix(s.URL, "https://")
+	back := httptest.NewServer(s.Config.Handler) // where tests push
+	t.Cleanup(back.Close)
+	s.back = strings.TrimPrefix(back.URL, "http://")
 	return s
 }
 
@@ -174,14 +194,22 @@ type internet struct {
 	*httptest.Server
 	mu    sync.Mutex
 	hosts map[string]string // name → address
+	asked []string          // "METHOD host"
 }
 
 func newInternet(t *testing.T) *internet {
 	t.Helper()
+	n := startInternet()
+	t.Cleanup(n.Close)
+	return n
+}
+
+func startInternet() *internet {
 	n := &internet{hosts: map[string]string{}}
 	n.Server = httptest.NewServer(http.HandlerFunc(func(res http.ResponseWriter, req *http.Request) {
 		host, _, _ := net.SplitHostPort(req.Host)
 		n.mu.Lock()
+		n.asked = append(n.asked, req.Method+" "+host)
 		address := n.hosts[host]
 		n.mu.Unlock()
 		up, err := net.Dial("tcp", address)
@@ -198,8 +226,17 @@ func newInternet(t *testing.T) *internet {
 		fmt.Fprint(down, "HTTP/1.1 200 OK\r\n\r\n")
 		pipe(down, buffered.Reader, up)
 	}))
-	t.Cleanup(n.Close)
 	return n
+}
+
+// take returns who was asked for since it was called last, each once.
+func (n *internet) take() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := n.asked
+	n.asked = nil
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // pipe copies both ways until either end is done.
@@ -368,6 +405,24 @@ func TestA04_AnswersHaveAnEnd(t *testing.T) {
 				t.Errorf("message is %q, comes back after %v", got, result.RequeueAfter)
 			}
 		})
+	}
+}
+
+// TestA04_LargeLayersAreNotDownloaded: what could not be stored is not even put beside what is.
+func TestA04_LargeLayersAreNotDownloaded(t *testing.T) {
+	s := serve(t)
+	s.push(t, "app", "latest", image(t, make([]byte, 1<<16+1), contentType, nil))
+	w := newWorld(t, repository(s.url("app"), nil))
+	w.limits = artifact.Limits{Files: 10, Bytes: 1 << 16, Depth: 10}
+	w.restart(t.TempDir())
+	o, _ := w.reconcile()
+	if got := message(o, "Ready"); !strings.HasSuffix(got, "at most 65536 are stored (--artifact-max-size)") {
+		t.Errorf("message is %q", got)
+	}
+	for _, r := range s.take() {
+		if strings.Contains(r, "/blobs/") {
+			t.Errorf("asked for %s", r)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -66,12 +67,13 @@ func described(d v1.Descriptor) descriptor {
 	return descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size}
 }
 
-// selectLayer returns the first layer of the media type, or the first of all where none is asked for.
-func selectLayer(m *v1.Manifest, mediaType string) (v1.Descriptor, error) {
+// selectLayer returns the first layer of the media type, or the first of all where none is asked for. It is source.ErrLimit
+// when that has more than most bytes.
+func selectLayer(m *v1.Manifest, mediaType string, most int64) (v1.Descriptor, error) {
 	for _, l := range m.Layers {
 		if mediaType == "" || l.MediaType == types.MediaType(mediaType) {
-			if l.Size < 0 || l.Size > artifact.DefaultLimits.Bytes {
-				return l, fmt.Errorf("%w: a layer has %d bytes, at most %d are stored", source.ErrLimit, l.Size, artifact.DefaultLimits.Bytes)
+			if l.Size < 0 || l.Size > most {
+				return l, fmt.Errorf("%w: a layer has %d bytes, at most %d are stored (--artifact-max-size)", source.ErrLimit, l.Size, most)
 			}
 			return l, nil
 		}
@@ -126,7 +128,7 @@ func (o *repositories) publishLayer(a *attempt, layer io.Reader) (*meta.Artifact
 }
 
 func unpack(w *artifact.Writer, layer io.Reader, spec *string) (*artifact.Snapshot, error) {
-	if err := w.AddTar(layer); err != nil {
+	if err := addTar(w, layer); err != nil {
 		return nil, err
 	}
 	var ignore source.Ignore
@@ -150,6 +152,21 @@ func unpack(w *artifact.Writer, layer io.Reader, spec *string) (*artifact.Snapsh
 		return nil, err
 	}
 	return w.Commit()
+}
+
+// addTar unpacks a tarball, which the media type of its layer says too little of: the bytes tell how it is compressed.
+func addTar(w *artifact.Writer, layer io.Reader) error {
+	in := bufio.NewReader(layer)
+	begin, _ := in.Peek(4) // an error comes again with the read that follows
+	switch {
+	case len(begin) == 0:
+		return errors.New("it is empty")
+	case bytes.HasPrefix(begin, []byte{0x1f, 0x8b}):
+		return w.AddTar(in)
+	case bytes.HasPrefix(begin, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		return errors.New("it is compressed by zstd, which is not understood here; push it with gzip, or without compression")
+	}
+	return w.AddPlainTar(in)
 }
 
 func readIgnore(w *artifact.Writer, name string) (string, error) {

@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/notaryproject/notation-core-go/revocation"
+	"github.com/notaryproject/notation-core-go/revocation/crl"
 	"github.com/notaryproject/notation-core-go/revocation/purpose"
 	"github.com/notaryproject/notation-go"
 	"github.com/notaryproject/notation-go/verifier"
@@ -29,6 +30,8 @@ const (
 	notationType    = "application/vnd.cncf.notary.signature"
 	trustPolicyKey  = "trustpolicy.json"
 	revocationLimit = 10 * time.Second
+	// maxRevoked is what the library takes of a list of revoked certificates; the largest there are have half of that.
+	maxRevoked = 32 << 20
 )
 
 // notary accepts signatures of Notary Project by a trust policy and certificates.
@@ -75,29 +78,42 @@ func newNotation(secret map[string][]byte, network source.Network) (*notary, err
 	return &n, nil
 }
 
-// revocationBy makes the library ask about revoked certificates on connections of ours.
+// revocationBy makes the library ask about revoked certificates on connections of ours. Whether that is asked, and what it
+// means when nobody answers, is said by the level of the trust policy, as in Flux: "strict" refuses then, "permissive" and
+// "audit" do not, and "override" can say otherwise for revocation alone.
 func revocationBy(network source.Network) (verifier.VerifierOptions, error) {
 	transport, err := network.Transport(source.TLS{}, nil)
 	if err != nil {
 		return verifier.VerifierOptions{}, err
 	}
 	transport.DisableKeepAlives = true // it is asked rarely, and nobody closes it
-	client := &http.Client{Transport: &bounded{transport}, Timeout: revocationLimit}
-	signing, err := revocation.NewWithOptions(revocation.Options{OCSPHTTPClient: client, CertChainPurpose: purpose.CodeSigning})
+	client := &http.Client{Transport: &bounded{transport, maxRevoked}, Timeout: revocationLimit}
+	lists, err := crl.NewHTTPFetcher(client) // by default it has a client of its own, which goes to any address
 	if err != nil {
 		return verifier.VerifierOptions{}, err
 	}
-	stamping, err := revocation.NewWithOptions(revocation.Options{OCSPHTTPClient: client, CertChainPurpose: purpose.Timestamping})
+	signing, err := revocation.NewWithOptions(revocation.Options{OCSPHTTPClient: client, CRLFetcher: lists, CertChainPurpose: purpose.CodeSigning})
+	if err != nil {
+		return verifier.VerifierOptions{}, err
+	}
+	stamping, err := revocation.NewWithOptions(revocation.Options{OCSPHTTPClient: client, CRLFetcher: lists, CertChainPurpose: purpose.Timestamping})
 	return verifier.VerifierOptions{RevocationCodeSigningValidator: signing, RevocationTimestampingValidator: stamping}, err
 }
 
-// bounded caps every answer.
-type bounded struct{ next http.RoundTripper }
+// bounded caps every answer, and counts it against the budget of whoever asks.
+type bounded struct {
+	next http.RoundTripper
+	most int64
+}
 
 func (b *bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	budget := source.BudgetOf(req.Context())
+	if err := budget.Request(); err != nil {
+		return nil, err
+	}
 	res, err := b.next.RoundTrip(req)
 	if err == nil {
-		res.Body = &cappedBody{source.Capped{R: res.Body, N: maxAnswer, What: "data"}, res.Body}
+		res.Body = capped(budget.Body(res.Body), b.most)
 	}
 	return res, err
 }
@@ -127,15 +143,12 @@ func (n *notary) verify(ctx context.Context, s *session, target v1.Descriptor, n
 	described := ocispec.Descriptor{MediaType: string(target.MediaType), Digest: digest.Digest(target.Digest.String()), Size: target.Size}
 	var rejected verdicts
 	for _, d := range all {
-		if d.ArtifactType != notationType || rejected.count >= maxSignatures {
-			continue
-		}
 		err := n.check(ctx, s, d, described, reference)
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if ended := ends(ctx, err); ended != nil {
+			return ended
 		}
 		rejected.reject(err)
 	}

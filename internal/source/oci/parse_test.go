@@ -3,6 +3,8 @@ package oci
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -214,6 +216,43 @@ func FuzzClassicSignature(f *testing.F) {
 		_, _ = classicBundle(map[string]string{signatureAnnotation: sig, certificateAnnotation: certificate, rekorAnnotation: entry, timestampAnnotation: stamp}, payload)
 		if checkPayload(payload, digest) == nil && (!json.Valid(payload) || !strings.Contains(string(payload), digest)) {
 			t.Error("a payload that does not name the digest was accepted")
+		}
+	})
+}
+
+// FuzzReference: whatever spec.url and spec.ref say, a request goes to a host and a path that were said, and nowhere else.
+func FuzzReference(f *testing.F) {
+	f.Add("oci://registry.example.com:5000/a/b", "latest", "", false)
+	f.Add("oci://user@evil/a", "../x", "sha256:0000000000000000000000000000000000000000000000000000000000000000", true)
+	f.Add("oci://[::1]:5000/a?x=y#z", "v1.0.0_b", "sha256:AA", true)
+	f.Add("oci://a/../b", "", "sha512:00", false)
+	f.Fuzz(func(t *testing.T, text, tag, digest string, insecure bool) {
+		if s, err := parseSelector(&sourcev1.OCIRepositoryRef{Tag: tag, Digest: digest}); err == nil {
+			for _, part := range []string{s.tag, s.digest} {
+				if strings.ContainsAny(part, "/?#%\\ \n") || part == "." || part == ".." {
+					t.Errorf("%q is taken for a tag or a digest", part)
+				}
+			}
+		}
+		r, err := parseRepository(text, insecure)
+		if err != nil {
+			return
+		}
+		u, err := url.Parse("https://" + r.RegistryStr() + "/v2/" + r.RepositoryStr() + "/tags/list")
+		if err != nil || u.Host != r.RegistryStr() || u.User != nil || path.Clean(u.Path) != u.Path || u.RawQuery != "" || u.Fragment != "" {
+			t.Errorf("%q leads to %v: %v", text, u, err)
+		}
+	})
+}
+
+// FuzzNextPage: what a registry says of its next page is a query, or nothing.
+func FuzzNextPage(f *testing.F) {
+	f.Add(`</v2/a/tags/list?last=x&n=5>; rel="next"`)
+	f.Add(`<?a=1>;rel=next, <https://u:p@evil/?b=%zz>; rel="next"`)
+	f.Fuzz(func(t *testing.T, link string) {
+		query := nextPage(link)
+		if query != nil && (len(query) == 0 || strings.ContainsAny(query.Encode(), "/?#\n ")) {
+			t.Errorf("%q is followed as %q", link, query.Encode())
 		}
 	})
 }

@@ -34,7 +34,7 @@ func (p *publicGood) root(ctx context.Context) (root.TrustedMaterial, error) {
 		}
 		defer transport.CloseIdleConnections()
 		fetch := fetcher.NewDefaultFetcher()
-		fetch.SetHTTPClient(&http.Client{Transport: &lasting{ctx, &bounded{transport}}})
+		fetch.SetHTTPClient(&http.Client{Transport: &lasting{ctx, &bounded{transport, maxAnswer}}})
 		options := tuf.DefaultOptions().WithDisableLocalCache().WithContext(ctx).WithFetcher(fetch)
 		material, err := source.Detached(ctx, p.running, func() (root.TrustedMaterial, error) {
 			return root.FetchTrustedRootWithOptions(options)

@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -42,6 +43,10 @@ func parseRepository(url string, insecure bool) (name.Repository, error) {
 	if err != nil {
 		// What the parser says repeats the URL. That is the user's own and holds no secret, as is checked above.
 		return name.Repository{}, fmt.Errorf("%w: it must be oci://HOST/PATH, without a tag, which belongs into spec.ref: %w", source.ErrURL, err)
+	}
+	if !fs.ValidPath(repository.RepositoryStr()) {
+		// Such a path is one thing to who looks for its credentials, and another to a server that resolves it.
+		return name.Repository{}, fmt.Errorf("%w: the path must not have parts that are empty, \".\" or \"..\"", source.ErrURL)
 	}
 	return repository, nil
 }

@@ -38,7 +38,17 @@ const (
 	maxTagBytes = 32 << 20
 	// maxTag is how long a tag may be by the OCI distribution specification.
 	maxTag = 128
+	// maxPages is how many pages of a list of referrers are looked at.
+	maxPages = 50
+	// maxRequests and maxBytes bound one attempt over all registries that it asks, beside the layers that it downloads: more
+	// than every list of tags takes, or all the signatures that are looked at and are of any sane size.
+	maxRequests, maxBytes = 1000, 128 << 20
+	// maxKept bounds what is remembered of the answers of all registries together.
+	maxKept = 64 << 20
 )
+
+// NewBudget returns what one attempt may ask of registries; it is given on by source.WithBudget.
+func NewBudget() *source.Budget { return source.NewBudget(maxRequests, maxBytes) }
 
 // errNotFound: the registry has nothing of that name.
 var errNotFound = errors.New("not found")
@@ -50,6 +60,23 @@ type registries struct {
 
 	mu   sync.Mutex
 	open map[string]*session // by remote.key
+	kept int64               // bytes of answers since all were forgotten last
+}
+
+// keep counts what is remembered. Above the bound all of it is forgotten, whosoever it is, which costs a request for each: a
+// registry alone could fill one session, but many objects can name many registries.
+func (r *registries) keep(bytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kept += bytes; r.kept <= maxKept {
+		return
+	}
+	r.kept = 0
+	for _, s := range r.open {
+		s.tags.drop()
+		s.answers.drop()
+		s.lists.drop()
+	}
 }
 
 // remote is one repository as one object reaches it.
@@ -87,8 +114,9 @@ type session struct {
 	client  shared[struct{}, *http.Client]
 	heads   shared[string, descriptor] // by tag
 	tags    shared[struct{}, []string]
-	answers shared[string, []byte] // manifests and signatures, by what they are
-	used    time.Time              // under registries.mu
+	answers shared[string, []byte]          // manifests and signatures, by what they are
+	lists   shared[string, []v1.Descriptor] // of what refers to a digest
+	used    time.Time                       // under registries.mu
 }
 
 // descriptor is what a registry says a name stands for.
@@ -110,12 +138,27 @@ func (r *registries) session(to remote) (*session, error) {
 			return nil, err
 		}
 		s = &session{remote: to, id: id, now: r.now, guard: guard}
-		s.client.most, s.heads.most, s.tags.most, s.answers.most = 1, maxAnswers, 1, maxContents
+		s.client.most, s.heads.most, s.tags.most, s.answers.most, s.lists.most = 1, maxAnswers, 1, maxContents, maxContents
+		s.answers.keep = func(content []byte) { r.keep(int64(len(content))) }
+		s.tags.keep = func(tags []string) { r.keep(sizeOf(tags)) }
+		s.lists.keep = func(all []v1.Descriptor) { r.keep(int64(len(all)) * descriptorSize) }
 		r.sweep(now)
 		r.open[id] = s
 	}
 	s.used = now
 	return s, nil
+}
+
+// descriptorSize is about how much memory the descriptor of a signature takes.
+const descriptorSize = 1 << 10
+
+func sizeOf(tags []string) int64 {
+	const header = 16 // of a string
+	n := int64(0)
+	for _, tag := range tags {
+		n += header + int64(len(tag))
+	}
+	return n
 }
 
 func (r *registries) sweep(now time.Time) {
@@ -192,6 +235,8 @@ func (s *session) explain(err error) error {
 	told := source.Steady(err)
 	failure, steady := errors.AsType[*source.Failure](told)
 	switch {
+	case errors.Is(err, source.ErrSpent):
+		return source.ErrSpent
 	case steady:
 		return failure
 	case errors.Is(err, source.ErrLimit):
@@ -263,13 +308,13 @@ func (s *session) head(ctx context.Context, tag string, notBefore time.Time) (de
 			return descriptor{}, err
 		}
 		res.Body.Close()
-		d := descriptor{MediaType: types.MediaType(mediaType(res)), Digest: res.Header.Get("Docker-Content-Digest"), Size: res.ContentLength}
+		d := descriptor{MediaType: types.MediaType(mediaType(res.Header)), Digest: res.Header.Get("Docker-Content-Digest"), Size: res.ContentLength}
 		if d.Digest != "" {
 			return d, checkDigest(d.Digest)
 		}
 		// Not all registries send the header. What the digest is of tells as well.
-		content, kind, err := s.get(ctx, "manifests/"+tag, maxManifest, manifestTypes()...)
-		return descriptor{MediaType: types.MediaType(kind), Digest: digestOf(content), Size: int64(len(content))}, err
+		content, header, err := s.get(ctx, "manifests/"+tag, nil, maxManifest, manifestTypes()...)
+		return descriptor{MediaType: types.MediaType(mediaType(header)), Digest: digestOf(content), Size: int64(len(content))}, err
 	})
 }
 
@@ -326,7 +371,7 @@ func nextPage(link string) url.Values {
 		return nil
 	}
 	u, err := url.Parse(target)
-	if err != nil || u.Query().Get("last") == "" && u.Query().Get("next_page") == "" {
+	if err != nil || len(u.Query()) == 0 {
 		return nil
 	}
 	return u.Query()
@@ -351,7 +396,7 @@ func (s *session) content(ctx context.Context, path, digest string, most int64, 
 		return nil, err
 	}
 	return s.answers.do(ctx, path, s.now().Add(-answerLife), s.now(), func() ([]byte, error) {
-		content, _, err := s.get(ctx, path, most, accept...)
+		content, _, err := s.get(ctx, path, nil, most, accept...)
 		if err != nil {
 			return nil, err
 		}
@@ -362,56 +407,71 @@ func (s *session) content(ctx context.Context, path, digest string, most int64, 
 	})
 }
 
-// get returns a body and its media type.
-func (s *session) get(ctx context.Context, path string, most int64, accept ...types.MediaType) ([]byte, string, error) {
-	return s.getQuery(ctx, path, nil, most, accept...)
-}
-
-func (s *session) getQuery(ctx context.Context, path string, query url.Values, most int64, accept ...types.MediaType) ([]byte, string, error) {
+// get returns a body and its header.
+func (s *session) get(ctx context.Context, path string, query url.Values, most int64, accept ...types.MediaType) ([]byte, http.Header, error) {
 	res, err := s.request(context.WithValue(ctx, sizeKey{}, most), http.MethodGet, path, query, accept...)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	defer res.Body.Close()
 	content, err := io.ReadAll(res.Body)
 	if err != nil {
-		return nil, "", s.explain(err)
+		return nil, nil, s.explain(err)
 	}
-	return content, mediaType(res), nil
+	return content, res.Header, nil
 }
 
-// referrers lists what refers to a digest, by the API for it and by the tag that stands in for it at registries that do not
-// have it. Descriptors of another artifactType are left to the caller, as the API allows a registry to ignore the filter.
+// errNoIndex: the registry answers with something else than a list of manifests.
+var errNoIndex = errors.New("the registry's list of referrers cannot be read")
+
+// referrers lists what refers to a digest and is of the type, by the API for it and by the tag that stands in for it at
+// registries that do not have it. No more than maxSignatures are of any use to those who ask.
 func (s *session) referrers(ctx context.Context, digest, artifactType string, notBefore time.Time) ([]v1.Descriptor, error) {
-	body, err := s.answers.do(ctx, "referrers "+digest+" "+artifactType, notBefore, s.now(), func() ([]byte, error) {
-		body, kind, err := s.getQuery(ctx, "referrers/"+digest, url.Values{"artifactType": {artifactType}}, maxAnswer, types.OCIImageIndex)
-		if err == nil && types.MediaType(kind) == types.OCIImageIndex {
-			return body, nil
+	return s.lists.do(ctx, artifactType+" "+digest, notBefore, s.now(), func() ([]v1.Descriptor, error) {
+		found, err := s.referrerPages(ctx, "referrers/"+digest, url.Values{"artifactType": {artifactType}}, artifactType)
+		if err == nil || !unknownPath(err) {
+			return found, err
 		}
-		if err != nil && !unknownPath(err) {
-			return nil, err
-		}
-		body, _, err = s.get(ctx, "manifests/"+strings.Replace(digest, ":", "-", 1), maxAnswer, types.OCIImageIndex)
+		found, err = s.referrerPages(ctx, "manifests/"+strings.Replace(digest, ":", "-", 1), nil, artifactType)
 		if errors.Is(err, errNotFound) {
 			return nil, nil // nothing refers to it
 		}
-		return body, err
+		return found, err
 	})
-	if err != nil || body == nil {
-		return nil, err
+}
+
+// referrerPages reads a list page by page. The API lets a registry ignore the filter that is asked for.
+func (s *session) referrerPages(ctx context.Context, path string, query url.Values, artifactType string) ([]v1.Descriptor, error) {
+	var found []v1.Descriptor
+	for range maxPages {
+		body, header, err := s.get(ctx, path, query, maxAnswer, types.OCIImageIndex)
+		if err != nil {
+			return nil, err
+		}
+		index, err := v1.ParseIndexManifest(bytes.NewReader(body))
+		if err != nil || types.MediaType(mediaType(header)) != types.OCIImageIndex {
+			return nil, errNoIndex
+		}
+		for _, d := range index.Manifests {
+			if d.ArtifactType == artifactType {
+				found = append(found, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType})
+			}
+		}
+		if len(found) >= maxSignatures {
+			return slices.Clip(found[:maxSignatures]), nil
+		}
+		if query = nextPage(header.Get("Link")); query == nil {
+			return found, nil
+		}
 	}
-	index, err := v1.ParseIndexManifest(bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("the registry's list of referrers cannot be read")
-	}
-	return index.Manifests, nil
+	return nil, fmt.Errorf("%w: the list of what refers to it has more than %d pages", source.ErrLimit, maxPages)
 }
 
 // unknownPath reports whether the registry answered as it may to a path of a newer API than it has. Being sent away for
 // credentials or frequency, or because it is down, is no such answer.
 func unknownPath(err error) bool {
 	status, answered := errors.AsType[httpStatus](err)
-	return errors.Is(err, errNotFound) || answered && status < http.StatusInternalServerError
+	return errors.Is(err, errNotFound) || errors.Is(err, errNoIndex) || answered && status < http.StatusInternalServerError
 }
 
 // download writes a blob to w and makes sure that it is the one of that digest and size.
@@ -419,6 +479,7 @@ func (s *session) download(ctx context.Context, d v1.Descriptor, w io.Writer) er
 	if err := checkDigest(d.Digest.String()); err != nil {
 		return err
 	}
+	source.BudgetOf(ctx).Allow(d.Size + 1)
 	res, err := s.request(context.WithValue(ctx, sizeKey{}, d.Size+1), http.MethodGet, "blobs/"+d.Digest.String(), nil)
 	if err != nil {
 		return err
@@ -458,8 +519,8 @@ type writeError struct{ err error }
 func (w *writeError) Error() string { return w.err.Error() }
 func (w *writeError) Unwrap() error { return w.err }
 
-func mediaType(res *http.Response) string {
-	kind, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";")
+func mediaType(header http.Header) string {
+	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	return strings.TrimSpace(kind)
 }
 

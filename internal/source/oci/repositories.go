@@ -38,8 +38,13 @@ type Options struct {
 	Recorder *reconcile.Recorder
 	Log      *slog.Logger
 
-	// Clouds are the providers beside generic; nil means aws, azure and gcp by the identity of the agent's own Pod.
+	// ObjectIdentity lets spec.serviceAccountName stand for an identity in a cloud (Flux's gate ObjectLevelWorkloadIdentity,
+	// which the library asks of itself, too).
+	ObjectIdentity bool
+	// Clouds are the providers beside generic; nil means aws, azure and gcp.
 	Clouds map[string]Cloud
+	// Budget is what one attempt may ask of registries; nil means NewBudget.
+	Budget func() *source.Budget
 	// PublicRoot fetches the trusted root of the public Sigstore instance; nil means by its TUF repository.
 	PublicRoot func(context.Context) (root.TrustedMaterial, error)
 	// Now is the clock; nil means time.Now.
@@ -51,16 +56,16 @@ func NewRepositories(o Options) *reconcile.Controller[*sourcev1.OCIRepository, *
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Clouds == nil {
-		o.Clouds = clouds()
+	if o.Budget == nil {
+		o.Budget = NewBudget
 	}
 	r := &repositories{
 		store: o.Store, secrets: o.Secrets, network: o.Network, recorder: o.Recorder, waker: o.Waker, log: o.Log, now: o.Now,
 		registries: &registries{network: o.Network, now: o.Now, open: map[string]*session{}},
-		publicRoot: o.PublicRoot,
+		publicRoot: o.PublicRoot, objectIdentity: o.ObjectIdentity, budget: o.Budget,
 	}
-	r.tokens = &tokens{clouds: o.Clouds, now: o.Now, running: &r.running}
-	r.tokens.answers.most, r.contents.most = maxAnswers, maxAnswers
+	r.contents.most = maxAnswers
+	r.tokens = newTokens(o, &r.running)
 	if r.publicRoot == nil {
 		r.publicRoot = (&publicGood{network: o.Network, now: o.Now, running: &r.running}).root
 	}
@@ -76,6 +81,9 @@ type repositories struct {
 	log        *slog.Logger
 	now        func() time.Time
 	publicRoot func(context.Context) (root.TrustedMaterial, error)
+
+	objectIdentity bool
+	budget         func() *source.Budget
 
 	registries *registries
 	tokens     *tokens
@@ -93,6 +101,7 @@ type attempt struct {
 	run      *reconcile.Run[*sourcev1.OCIRepository]
 	obj      *sourcev1.OCIRepository // its spec, and its status as the run found it
 	began    time.Time
+	budget   *source.Budget
 	selector selector // set by check
 
 	source.Before
@@ -154,7 +163,7 @@ func building(a *attempt) string { return "building artifact: " + newRevision(a)
 
 func (o *repositories) begin(_ context.Context, run *reconcile.Run[*sourcev1.OCIRepository]) *attempt {
 	obj := run.Obj.DeepCopy()
-	a := &attempt{run: run, obj: obj, began: o.now(), Before: source.Begin(o.store, sourcev1.OCIRepositoryKind, obj)}
+	a := &attempt{run: run, obj: obj, began: o.now(), budget: o.budget(), Before: source.Begin(o.store, sourcev1.OCIRepositoryKind, obj)}
 	if c := reconcile.Condition(obj, sourcev1.SourceVerifiedCondition); c != nil {
 		a.Failing = a.Failing || c.Status == metav1.ConditionFalse
 		a.trusted = c.Status == metav1.ConditionTrue && c.ObservedGeneration == obj.Generation
@@ -167,7 +176,7 @@ func (a *attempt) file() string { return a.target.Digest + ".tar.gz" }
 
 // within bounds the network's part of the run.
 func (a *attempt) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, source.Timeout(a.obj.Spec.Timeout))
+	return context.WithTimeout(source.WithBudget(ctx, a.budget), source.Timeout(a.obj.Spec.Timeout))
 }
 
 // unchanged reports whether what is stored is what would be stored again.
@@ -212,33 +221,6 @@ func (o *repositories) check(_ context.Context, a *attempt) error {
 	return o.checkCloud(a)
 }
 
-// checkCloud refuses what a provider other than generic does not go with. What the agent's own identity in a cloud gives
-// must be shown to nobody whom the object names: not to a proxy, nor to a server that is known by another CA.
-func (o *repositories) checkCloud(a *attempt) error {
-	spec := &a.obj.Spec
-	switch {
-	case o.generic(a):
-		return nil
-	case spec.ServiceAccountName != "":
-		return api.Faultf(api.UnsupportedReason, api.RetryNever,
-			"spec.serviceAccountName with spec.provider %s is not supported by this version; remove it to use the agent's own identity", spec.Provider)
-	case spec.CertSecretRef != nil:
-		return withCloud("spec.certSecretRef", spec.Provider)
-	case spec.ProxySecretRef != nil:
-		return withCloud("spec.proxySecretRef", spec.Provider)
-	}
-	return nil
-}
-
-func withCloud(field, provider string) error {
-	return api.Faultf(api.UnsupportedReason, api.RetryNever,
-		"%s with spec.provider %s is not supported: who is behind it would get to see the agent's own credentials; remove one of them", field, provider)
-}
-
-func (o *repositories) generic(a *attempt) bool {
-	return a.obj.Spec.Provider == "" || a.obj.Spec.Provider == sourcev1.GenericOCIProvider
-}
-
 // credentials reads all Secrets that the object names.
 func (o *repositories) credentials(ctx context.Context, a *attempt) error {
 	ctx, cancel := a.within(ctx)
@@ -259,10 +241,10 @@ func (o *repositories) credentials(ctx context.Context, a *attempt) error {
 			return err
 		}
 	}
-	if o.generic(a) {
-		to.auth, to.confided, err = o.logins(ctx, a, to.repository)
+	if a.cloud() {
+		to.auth, err = o.cloudLogin(ctx, spec.Provider, a.obj.Namespace, spec.ServiceAccountName, to)
 	} else {
-		to.auth, err = o.tokens.get(ctx, spec.Provider, to.repository)
+		to.auth, to.confided, err = o.logins(ctx, a, to.repository)
 	}
 	if err != nil {
 		return fault(err)
@@ -305,13 +287,7 @@ func (o *repositories) logins(ctx context.Context, a *attempt, repository name.R
 		}
 		all = append(all, chain...)
 	}
-	auth, _ := all.lookUp(repository.RegistryStr(), repository.RepositoryStr())
-	var confided []string
-	for _, l := range all {
-		if !isAnonymous(auth) && l.auth == auth && l.host != repository.RegistryStr() {
-			confided = append(confided, l.host)
-		}
-	}
+	auth, confided := all.logIn(repository)
 	return auth, confided, nil
 }
 
@@ -319,7 +295,7 @@ func (o *repositories) pullSecrets(ctx context.Context, a *attempt, account stri
 	key := types.NamespacedName{Namespace: a.obj.Namespace, Name: account}
 	var sa corev1.ServiceAccount
 	if err := o.secrets.Get(ctx, key, &sa); err != nil {
-		return nil, api.Faultf(sourcev1.AuthenticationFailedReason, api.RetryBackoff, "reading the ServiceAccount %s of spec.serviceAccountName: %w", key, err)
+		return nil, readingAccount(key, err)
 	}
 	var all keychain
 	for _, ref := range sa.ImagePullSecrets {
@@ -451,7 +427,7 @@ func (o *repositories) storeArtifact(ctx context.Context, a *attempt) error {
 	if err := checkAnnotations(m.Annotations); err != nil {
 		return fault(err)
 	}
-	layer, err := selectLayer(m, a.obj.GetLayerMediaType())
+	layer, err := selectLayer(m, a.obj.GetLayerMediaType(), o.store.Limits().Bytes)
 	if err != nil {
 		return fault(err)
 	}

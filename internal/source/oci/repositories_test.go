@@ -2,9 +2,10 @@ package oci
 
 import (
 	"archive/tar"
-	"context"
-	"errors"
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/google/go-containerregistry/pkg/authn"
+	ociTypes "github.com/google/go-containerregistry/pkg/v1/types"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -143,19 +144,17 @@ func TestBadSpecsStall(t *testing.T) {
 	}{
 		"tag in the URL":  {func(s *sourcev1.OCIRepositorySpec) { s.URL += ":v1" }, sourcev1.URLInvalidReason},
 		"user in the URL": {func(s *sourcev1.OCIRepositorySpec) { s.URL = "oci://user:pw@example.com/a" }, sourcev1.URLInvalidReason},
+		"A05 path":        {func(s *sourcev1.OCIRepositorySpec) { s.URL = "oci://example.com/team/../other" }, sourcev1.URLInvalidReason},
 		"another scheme":  {func(s *sourcev1.OCIRepositorySpec) { s.URL = "https://example.com/a" }, sourcev1.URLInvalidReason},
 		"digest":          {func(s *sourcev1.OCIRepositorySpec) { s.Reference = &sourcev1.OCIRepositoryRef{Digest: "sha256:1"} }, sourcev1.OCIPullFailedReason},
 		"range":           {func(s *sourcev1.OCIRepositorySpec) { s.Reference = &sourcev1.OCIRepositoryRef{SemVer: "what"} }, sourcev1.OCIPullFailedReason},
 		"filter": {func(s *sourcev1.OCIRepositorySpec) {
 			s.Reference = &sourcev1.OCIRepositoryRef{SemVer: "1.x", SemverFilter: "("}
 		}, sourcev1.OCIPullFailedReason},
-		"account and cloud": {func(s *sourcev1.OCIRepositorySpec) { s.Provider, s.ServiceAccountName = "aws", "x" }, "UnsupportedField"},
-		"A09 another CA and cloud": {func(s *sourcev1.OCIRepositorySpec) {
-			s.Provider, s.CertSecretRef = "azure", &meta.LocalObjectReference{Name: "x"}
-		}, "UnsupportedField"},
-		"A09 proxy and cloud": {func(s *sourcev1.OCIRepositorySpec) {
-			s.Provider, s.ProxySecretRef = "gcp", &meta.LocalObjectReference{Name: "x"}
-		}, "UnsupportedField"},
+		"account and cloud, without the gate": {func(s *sourcev1.OCIRepositorySpec) {
+			s.Provider, s.ServiceAccountName, s.Insecure = "aws", "x", false
+		}, meta.FeatureGateDisabledReason},
+		"A09 plain http and cloud": {func(s *sourcev1.OCIRepositorySpec) { s.Provider = "gcp" }, "UnsupportedField"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, repository("oci://example.com/app", tt.set))
@@ -294,7 +293,7 @@ func TestF35_OneRequestAPollForAHundredObjects(t *testing.T) {
 	}
 	w.clock.pass(time.Minute)
 	all()
-	if diff := cmp.Diff([]string{"HEAD /v2/app/manifests/latest"}, s.take()); diff != "" {
+	if diff := cmp.Diff([]string{"HEAD /v2/app/manifests/latest"}, s.takeAll()); diff != "" {
 		t.Errorf("requests of a poll without news:\n%s", diff)
 	}
 	second := s.push(t, "app", "latest", files(t, map[string]string{"n": "2"}))
@@ -302,7 +301,7 @@ func TestF35_OneRequestAPollForAHundredObjects(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"latest@" + second.String(): 100}, all()); diff != "" {
 		t.Errorf("revisions:\n%s", diff)
 	}
-	if got := s.take(); len(got) != 3 {
+	if got := s.takeAll(); len(got) != 3 {
 		t.Errorf("a poll with news asked %q", got)
 	}
 }
@@ -396,6 +395,42 @@ func TestA04_HostileLayers(t *testing.T) {
 	}
 }
 
+// TestLayersAreUnpackedByWhatTheyAre: media types say little of how a tarball is compressed.
+func TestLayersAreUnpackedByWhatTheyAre(t *testing.T) {
+	packed := tarball(t, []tar.Header{{Name: "a", Typeflag: tar.TypeReg, Size: 1}}, map[string]string{"a": "1"})
+	zr, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(zr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		layer []byte
+		kind  ociTypes.MediaType
+		want  string // of the file, or of the message
+	}{
+		"compressed":                    {packed, contentType, "a=1"},
+		"plain":                         {plain, "application/vnd.oci.image.layer.v1.tar", "a=1"},
+		"plain, of another type":        {plain, contentType, "a=1"},
+		"compressed, of a plain type":   {packed, "application/vnd.oci.image.layer.v1.tar", "a=1"},
+		"zstd":                          {[]byte{0x28, 0xb5, 0x2f, 0xfd, 0}, "application/vnd.oci.image.layer.v1.tar+zstd", "compressed by zstd"},
+		"nothing":                       {nil, contentType, "it is empty"},
+		"F01 a manifest, not a tarball": {[]byte("apiVersion: v1\nkind: Namespace\n"), "application/yaml", "reading tar"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.push(t, "app", "latest", image(t, tt.layer, tt.kind, nil))
+			w := newWorld(t, repository(s.url("app"), nil))
+			o, _ := w.reconcile()
+			if got := append(w.stored(o), message(o, "Ready")); !strings.Contains(got[0], tt.want) {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
 func TestLayersThatAreNotThere(t *testing.T) {
 	s := serve(t)
 	s.push(t, "app", "latest", files(t, map[string]string{"n": "1"}))
@@ -454,32 +489,5 @@ func basicAuth(username, password string) func(http.ResponseWriter, *http.Reques
 		res.Header().Set("WWW-Authenticate", `Basic realm="test"`)
 		res.WriteHeader(http.StatusUnauthorized)
 		return true
-	}
-}
-
-func TestCloudCredentialsAreKeptWhileTheyAreGood(t *testing.T) {
-	s := serve(t)
-	s.push(t, "app", "latest", files(t, map[string]string{"n": "1"}))
-	s.hook(basicAuth("AWS", "token"))
-	w := newWorld(t, repository(s.url("app"), func(spec *sourcev1.OCIRepositorySpec) { spec.Provider = "aws" }))
-	asked := 0
-	var broken error
-	w.clouds = map[string]Cloud{"aws": func(context.Context, string) (authn.AuthConfig, time.Time, error) {
-		asked++
-		return authn.AuthConfig{Username: "AWS", Password: "token"}, w.clock.now().Add(time.Hour), broken
-	}}
-	w.restart(t.TempDir())
-	for range 3 {
-		if o, _ := w.reconcile(); ready(o) != "True Succeeded" {
-			t.Fatal(message(o, "Ready"))
-		}
-	}
-	if asked != 1 {
-		t.Errorf("the cloud was asked %d times", asked)
-	}
-	w.clock.pass(59 * time.Minute)
-	broken = errors.New("no identity")
-	if o, _ := w.reconcile(); asked != 2 || ready(o) != "False AuthenticationFailed" {
-		t.Errorf("asked %d times; %s", asked, message(o, "Ready"))
 	}
 }

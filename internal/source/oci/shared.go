@@ -21,6 +21,8 @@ const (
 type shared[K comparable, T any] struct {
 	// most is how many answers are kept. Above it those that are old go, and if there are none all.
 	most int
+	// keep is told of each answer that is kept from now on; it may be nil.
+	keep func(T)
 
 	mu    sync.Mutex
 	calls map[K]*call[T]
@@ -40,6 +42,9 @@ func (s *shared[K, T]) do(ctx context.Context, key K, notBefore, now time.Time, 
 		c, mine := s.join(key, notBefore, now)
 		if mine {
 			c.finish(ctx, work)
+			if c.err == nil && s.keep != nil {
+				s.keep(c.value)
+			}
 			return c.value, c.err
 		}
 		select {
@@ -48,8 +53,7 @@ func (s *shared[K, T]) do(ctx context.Context, key K, notBefore, now time.Time, 
 			return none, ctx.Err()
 		case <-c.done:
 		}
-		// Whoever did the work was cut off: that is no answer to anybody else.
-		if !errors.Is(c.err, context.Canceled) && !errors.Is(c.err, context.DeadlineExceeded) {
+		if !cutOff(c.err) {
 			return c.value, c.err
 		}
 		if err := ctx.Err(); err != nil {
@@ -91,12 +95,17 @@ func (c *call[T]) usable(notBefore, now time.Time) bool {
 		return !c.begun.Before(notBefore)
 	}
 	switch {
-	case errors.Is(c.err, context.Canceled), errors.Is(c.err, context.DeadlineExceeded):
+	case cutOff(c.err):
 		return false
 	case c.err != nil && now.Sub(c.begun) > errorLife:
 		return false
 	}
 	return !c.begun.Before(notBefore)
+}
+
+// cutOff reports whether whoever did the work could not go on: that is no answer to anybody else.
+func cutOff(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, source.ErrSpent)
 }
 
 func (c *call[T]) finished() bool {
@@ -115,6 +124,13 @@ func (s *shared[K, T]) sweep(unwanted func(*call[T]) bool) {
 			delete(s.calls, key)
 		}
 	}
+}
+
+// drop forgets all answers.
+func (s *shared[K, T]) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sweep((*call[T]).finished)
 }
 
 // forget drops the answer, so that the next question is asked anew.

@@ -60,6 +60,14 @@ func (v *verdicts) reject(err error) {
 	}
 }
 
+// ends returns the error that ends the search for signatures: it is not one of them that is wrong.
+func ends(ctx context.Context, err error) error {
+	if errors.Is(err, source.ErrSpent) {
+		return source.ErrSpent
+	}
+	return ctx.Err()
+}
+
 func (v *verdicts) err(digest string) error {
 	if v.count == 0 {
 		return fmt.Errorf("%w: %s has no signature", errUnsigned, digest)

@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +43,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/testing/ca"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
+	"golang.org/x/crypto/ocsp"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -475,13 +478,14 @@ func TestA12_CosignKeyless(t *testing.T) {
 	}
 }
 
-// expiredEnvelope is signed while its certificate was valid, which it no longer is; nobody vouches for the time.
-func expiredEnvelope(t *testing.T, by *authority, d v1.Descriptor) attached {
+// envelopeOf is signed by a certificate of the authority, an hour after that has become valid; nobody vouches for the time.
+func envelopeOf(t *testing.T, by *authority, d v1.Descriptor, set func(*x509.Certificate)) attached {
 	t.Helper()
 	key := newKey(t)
-	template := &x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "old", Organization: []string{"Notary"}, Country: []string{"US"}, Province: []string{"WA"}},
-		NotBefore: time.Now().Add(-47 * time.Hour), NotAfter: time.Now().Add(-time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	template := &x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "signer", Organization: []string{"Notary"}, Country: []string{"US"}, Province: []string{"WA"}},
+		NotBefore: time.Now().Add(-47 * time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
+	set(template)
 	local, err := coresignature.NewLocalSigner([]*x509.Certificate{signed(t, template, by.cert, key, by.key), by.cert}, key)
 	if err != nil {
 		t.Fatal(err)
@@ -496,12 +500,101 @@ func expiredEnvelope(t *testing.T, by *authority, d v1.Descriptor) attached {
 	}
 	text, err := envelope.Sign(&coresignature.SignRequest{
 		Payload: coresignature.Payload{ContentType: "application/vnd.cncf.notary.payload.v1+json", Content: payload},
-		Signer:  local, SigningTime: time.Now().Add(-24 * time.Hour), SigningScheme: coresignature.SigningSchemeX509, SigningAgent: "test",
+		Signer:  local, SigningTime: template.NotBefore.Add(time.Hour), SigningScheme: coresignature.SigningSchemeX509, SigningAgent: "test",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return attached{content: text, mediaType: "application/jose+json"}
+}
+
+// revoking answers for an authority who asks about the certificate with the number 3.
+type revoking struct {
+	by      *authority
+	revoked bool
+	silent  bool
+	asked   atomic.Int32
+}
+
+func (r *revoking) ServeHTTP(res http.ResponseWriter, req *http.Request) {
+	r.asked.Add(1)
+	var answer []byte
+	var err error
+	now := time.Now()
+	switch {
+	case r.silent:
+		res.WriteHeader(http.StatusInternalServerError)
+		return
+	case req.URL.Path == "/crl":
+		list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour)}
+		if r.revoked {
+			list.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(3), RevocationTime: now.Add(-time.Hour)}}
+		}
+		answer, err = x509.CreateRevocationList(rand.Reader, list, r.by.cert, r.by.key)
+	default:
+		status := ocsp.Response{Status: ocsp.Good, SerialNumber: big.NewInt(3), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour)}
+		if r.revoked {
+			status.Status, status.RevokedAt = ocsp.Revoked, now.Add(-time.Hour)
+		}
+		answer, err = ocsp.CreateResponse(r.by.cert, r.by.cert, status, r.by.key)
+	}
+	if err != nil {
+		res.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	_, _ = res.Write(answer)
+}
+
+// TestA12_RevokedCertificates: whether that is asked, and what it means that nobody answers, the trust policy says.
+func TestA12_RevokedCertificates(t *testing.T) {
+	const ownWords = `,"override":{"revocation":"skip"}`
+	for name, tt := range map[string]struct {
+		level           string
+		list            bool // of revoked certificates, instead of a responder
+		host            string
+		revoked, silent bool
+		asked, accepted bool
+	}{
+		"good":                                  {level: `"strict"`, asked: true, accepted: true},
+		"good by the list":                      {level: `"strict"`, list: true, asked: true, accepted: true},
+		"revoked":                               {level: `"strict"`, revoked: true, asked: true},
+		"revoked by the list":                   {level: `"strict"`, list: true, revoked: true, asked: true},
+		"nobody answers":                        {level: `"strict"`, silent: true, asked: true},
+		"nobody has the list":                   {level: `"strict"`, list: true, silent: true, asked: true},
+		"nobody answers, which is allowed":      {level: `"permissive"`, silent: true, asked: true, accepted: true},
+		"not asked":                             {level: `"strict"` + ownWords, revoked: true, accepted: true},
+		"A18 at an address that is no source's": {level: `"strict"`, host: "0.0.0.0"},
+		"A18 a list at an address that is no source's": {level: `"strict"`, list: true, host: "0.0.0.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			by := newAuthority(t)
+			r := &revoking{by: by, revoked: tt.revoked, silent: tt.silent}
+			responder := httptest.NewServer(r)
+			t.Cleanup(responder.Close)
+			at := responder.URL
+			if tt.host != "" {
+				at = strings.Replace(at, "127.0.0.1", tt.host, 1)
+			}
+			s := serve(t)
+			artifact := files(t, map[string]string{"n": "1"})
+			s.push(t, "app", "latest", artifact)
+			attachReferrer(t, s, describe(t, artifact), notationType, envelopeOf(t, by, describe(t, artifact), func(c *x509.Certificate) {
+				if tt.list {
+					c.CRLDistributionPoints = []string{at + "/crl"}
+				} else {
+					c.OCSPServer = []string{at}
+				}
+			}))
+			policy := `{"version":"1.0","trustPolicies":[{"name":"p","registryScopes":["*"],"signatureVerification":{"level":` + tt.level + `},` +
+				`"trustStores":["ca:any"],"trustedIdentities":["*"]}]}`
+			w := newWorld(t, secretOf("trust", map[string]string{"trustpolicy.json": policy, "ca.crt": by.pem}),
+				verifying(s, &sourcev1.OCIRepositoryVerification{Provider: "notation", SecretRef: &meta.LocalObjectReference{Name: "trust"}}))
+			verified(t, w, tt.accepted)
+			if asked := r.asked.Load() > 0; asked != tt.asked {
+				t.Errorf("asked: %v", asked)
+			}
+		})
+	}
 }
 
 // TestA12_TrustedRoot: an installation of one's own is trusted by the Secret that names it, and what its root knows of must
@@ -594,7 +687,7 @@ func TestA12_Notation(t *testing.T) {
 			return &sig
 		}, false},
 		"by a chain that has expired": {policy("strict", "*"), func(t *testing.T, d v1.Descriptor) *attached {
-			sig := expiredEnvelope(t, old, d)
+			sig := envelopeOf(t, old, d, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) })
 			return &sig
 		}, false},
 		"by another identity": {policy("strict", "x509.subject:C=US,ST=WA,O=Somebody"), func(t *testing.T, d v1.Descriptor) *attached {

@@ -3,6 +3,7 @@ package oci
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +40,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 // world is one agent with one storage, in front of an API server that is a fake.
@@ -47,6 +50,8 @@ type world struct {
 	store  *artifact.Store
 	limits artifact.Limits
 	clouds map[string]Cloud
+	own    bool // ServiceAccounts may stand for identities in clouds
+	budget func() *source.Budget
 	root   root.TrustedMaterial
 	events *recorded
 	clock  *clock
@@ -89,7 +94,7 @@ func (w *world) restart(dir string) {
 	w.events = &recorded{}
 	w.run = NewRepositories(Options{
 		Store: w.store, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Waker: &reconcile.Waker{}, Now: w.clock.now, Clouds: w.clouds,
+		Waker: &reconcile.Waker{}, Now: w.clock.now, Clouds: w.clouds, ObjectIdentity: w.own, Budget: w.budget,
 		PublicRoot: func(context.Context) (root.TrustedMaterial, error) { return w.root, nil },
 		Edge: reconcile.Edge{
 			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
@@ -207,6 +212,7 @@ var healthy = []string{"Ready=True Succeeded", "ArtifactInStorage=True Succeeded
 type server struct {
 	*httptest.Server
 	host string // host:port
+	back string // the same for pushes, where host wants TLS
 
 	mu       sync.Mutex
 	requests []string
@@ -249,14 +255,13 @@ func (s *server) hook(f func(http.ResponseWriter, *http.Request) bool) {
 
 // take returns the requests since it was called last, without the pings.
 func (s *server) take() []string {
+	return slices.DeleteFunc(s.takeAll(), func(r string) bool { return r == "GET /v2/" })
+}
+
+func (s *server) takeAll() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []string
-	for _, r := range s.requests {
-		if r != "GET /v2/" {
-			all = append(all, r)
-		}
-	}
+	all := s.requests
 	s.requests = nil
 	return all
 }
@@ -270,9 +275,11 @@ func (s *server) push(t *testing.T, repository, tag string, image v1.Image) v1.H
 	if err != nil {
 		t.Fatal(err)
 	}
-	reference := s.host + "/" + repository + ":" + tag
+	reference := cmp.Or(s.back, s.host) + "/" + repository
 	if tag == "" {
-		reference = s.host + "/" + repository + "@" + digest.String()
+		reference += "@" + digest.String()
+	} else {
+		reference += ":" + tag
 	}
 	ref, err := name.ParseReference(reference, name.Insecure)
 	if err != nil {
