@@ -102,11 +102,11 @@ func cmdApply(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// artifact KIND/NAME: downloads the artifact of a source from its URL, compares it with its digest, and prints revision, digest
-// and size.
+// artifact KIND/NAME [FILE]: downloads the artifact of a source from its URL, compares it with its digest, and prints revision,
+// digest and size; FILE gets the bytes.
 func cmdArtifact(ts *testscript.TestScript, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: artifact KIND/NAME")
+	if len(args) != 1 && len(args) != 2 {
+		ts.Fatalf("usage: artifact KIND/NAME [FILE]")
 	}
 	s := of(ts)
 	ctx, cancel := bounded()
@@ -114,9 +114,12 @@ func cmdArtifact(ts *testscript.TestScript, args []string) {
 	obj, err := s.cluster.Get(ctx, s.ref(ts, args[0]))
 	ts.Check(err)
 	digest := field(obj, "{.status.artifact.digest}")
-	size, err := testenv.Download(field(obj, "{.status.artifact.url}"), digest)
+	content, err := testenv.Download(field(obj, "{.status.artifact.url}"), digest)
 	ts.Check(err)
-	fmt.Fprintln(ts.Stdout(), field(obj, "{.status.artifact.revision}"), digest, size)
+	if len(args) == 2 {
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), content, 0o600))
+	}
+	fmt.Fprintln(ts.Stdout(), field(obj, "{.status.artifact.revision}"), digest, len(content))
 }
 
 // asked: prints what the servers of sources, except for Git's, were asked since it was called last.

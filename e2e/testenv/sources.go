@@ -148,22 +148,22 @@ func eachFile(dir string, do func(name string, content []byte) error) error {
 }
 
 // Download gets an artifact from the URL of a status, and compares it with the digest there.
-func Download(from, digest string) (size int, err error) {
+func Download(from, digest string) ([]byte, error) {
 	if _, err := url.Parse(from); err != nil || from == "" {
-		return 0, fmt.Errorf("%q is not a URL", from)
+		return nil, fmt.Errorf("%q is not a URL", from)
 	}
 	res, err := http.Get(from) //nolint:noctx // A loopback server that ends with the test.
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer res.Body.Close()
 	content, err := io.ReadAll(res.Body)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	sum := sha256.Sum256(content)
 	if got := "sha256:" + hex.EncodeToString(sum[:]); res.StatusCode != http.StatusOK || got != digest {
-		return 0, fmt.Errorf("%s: status %d, digest %s and not %s", from, res.StatusCode, got, digest)
+		return nil, fmt.Errorf("%s: status %d, digest %s and not %s", from, res.StatusCode, got, digest)
 	}
-	return len(content), nil
+	return content, nil
 }
