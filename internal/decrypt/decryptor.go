@@ -19,7 +19,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 )
 
-// Annotation, set to api.Disabled on an object, leaves it as it is.
+// Annotation is set to api.Disabled on an object that is to be left as it is.
 const Annotation = api.OwnerGroup + "/decrypt"
 
 // Disabled reports whether an object with these annotations is left as it is.

@@ -138,7 +138,7 @@ func (d *Decryptor) open(ctx context.Context, text []byte, in, out format, verif
 	if err := d.openTree(&tree, key, verify); err != nil {
 		return nil, err
 	}
-	if out == formatBinary && !(in == formatJSON && wrapped(tree.Branches)) {
+	if out == formatBinary && (in != formatJSON || !wrapped(tree.Branches)) {
 		out = in // no name says otherwise, and it is not one value
 	}
 	plain, err = out.store().EmitPlainFile(tree.Branches)

@@ -155,10 +155,10 @@ func references(text []byte) ([]reference, error) {
 			found = append(found, reference{path: path, use: useGenerator, key: key})
 		}
 	}
-	for _, p := range append(k.Patches, k.PatchesJson6902...) {
+	for _, p := range append(k.Patches, k.PatchesJson6902...) { //nolint:staticcheck // deprecated, and in use
 		found = append(found, reference{path: p.Path, use: usePatch})
 	}
-	for _, p := range k.PatchesStrategicMerge { // a path or the patch itself
+	for _, p := range k.PatchesStrategicMerge { //nolint:staticcheck // deprecated, and in use; a path or the patch itself
 		found = append(found, reference{path: string(p), use: usePatch})
 	}
 	return found, nil

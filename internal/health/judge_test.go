@@ -133,7 +133,7 @@ func TestNewJudge(t *testing.T) {
 		}
 		return j.Digest
 	}
-	if digest(good) != digest(good) || digest(good) == digest(checkOf("x.io/v1", "X", "a", "b", "d")) {
+	if first, again := digest(good), digest(good); first != again || first == digest(checkOf("x.io/v1", "X", "a", "b", "d")) {
 		t.Error("a digest is not of the expressions")
 	}
 }

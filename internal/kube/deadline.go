@@ -57,7 +57,7 @@ func connection(err error) error {
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
-		var of net.OpError = *op
+		of := *op
 		of.Source = nil
 		return &of
 	}
