@@ -32,12 +32,12 @@ func Root() (string, error) {
 	}
 }
 
-// ControlPlane returns the embedded control plane kept in dir. Its kubeconfig is dir/kubeconfig, its audit log
-// dir/audit.log.
-func ControlPlane(binary, dir string, log io.Writer) Program {
+// ControlPlane returns the embedded control plane kept in dir. Its kubeconfig is dir/kubeconfig, its audit log, which flags
+// may ask for with --audit, dir/audit.log.
+func ControlPlane(binary, dir string, log io.Writer, flags ...string) Program {
 	return Program{
 		Path: binary,
-		Args: []string{"up", "--dir", dir, "--audit"},
+		Args: append([]string{"up", "--dir", dir}, flags...),
 		Log:  log,
 		// It prints one line, when everything is ready.
 		Ready: func(ctx context.Context, stdout <-chan string) error {

@@ -102,7 +102,7 @@ func (c *Cluster) startEmbedded(ctx context.Context, root string) (stop func() e
 		return nil, err
 	}
 	var log bytes.Buffer
-	process, err := proc.Start(ctx, proc.ControlPlane(binary, dir, &log))
+	process, err := proc.Start(ctx, proc.ControlPlane(binary, dir, &log, "--audit"))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, log.Bytes()), os.RemoveAll(dir))
 	}
