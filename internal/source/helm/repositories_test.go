@@ -112,10 +112,12 @@ func TestF35_BusyServerIsLeftAlone(t *testing.T) {
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
 	}
-	w := newWorld(t, helmRepository("a", s.URL, nil), helmRepository("b", s.URL, nil))
+	w := newWorld(t, helmRepository("a", s.URL, nil), helmRepository("b", s.URL, nil), helmRepository("c", s.URL+"/stable", nil))
 	reason, message := ready(w.repository("a"))
-	if again, same := ready(w.repository("b")); reason != sourcev1.IndexationFailedReason || again != reason || same != message {
-		t.Errorf("%s %s, then %s %s", reason, message, again, same)
+	for _, name := range []string{"b", "c"} {
+		if again, same := ready(w.repository(name)); reason != sourcev1.IndexationFailedReason || again != reason || same != message {
+			t.Errorf("%s %s, then of %s: %s %s", reason, message, name, again, same)
+		}
 	}
 	if asked := s.asked(); len(asked) != 1 {
 		t.Errorf("asked %v", asked)
