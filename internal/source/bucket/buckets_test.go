@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -643,6 +644,50 @@ func TestF24_ServersThatDoNotFinish(t *testing.T) {
 			}
 			if reason != sourcev1.BucketOperationFailedReason {
 				t.Errorf("%s: %s", reason, message)
+			}
+		})
+	}
+}
+
+// A server that says for how long is left alone for as long, by those who bring the same keys; others are not held back.
+func TestF35_RetryAfterIsHonoured(t *testing.T) {
+	for provider, secrets := range map[string]map[string]string{
+		sourcev1.BucketProviderGeneric: {"accesskey": "me", "secretkey": "hunter2"},
+		sourcev1.BucketProviderAzure:   {"accountKey": "aHVudGVyMg=="},
+	} {
+		t.Run(provider, func(t *testing.T) {
+			var asked atomic.Int32
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				w.Header().Set("Retry-After", "1800")
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}))
+			defer s.Close()
+			endpoint := s.URL
+			if provider == sourcev1.BucketProviderGeneric {
+				endpoint = strings.TrimPrefix(s.URL, "http://")
+			}
+			busy := func(o *sourcev1.BucketSpec) { o.Provider = provider }
+			w := newWorld(t, Limits{}, secret("keys", secrets), bucket(endpoint, busy))
+			reason, message := w.fails()
+			if want := "the server answers 503: it is overloaded or down for maintenance"; reason != sourcev1.BucketOperationFailedReason || message != want {
+				t.Errorf("%s: %s", reason, message)
+			}
+			result, err := w.run(t.Context(), ctrl.Request{NamespacedName: shop})
+			if err != nil || result.RequeueAfter < 1700*time.Second {
+				t.Errorf("comes back after %v: %v", result.RequeueAfter, err)
+			}
+			w.change(func(o *sourcev1.Bucket) { o.Spec.BucketName = "other" })
+			if _, again := w.fails(); again != message || asked.Load() != 1 {
+				t.Errorf("asked %d times, the last with %q", asked.Load(), again)
+			}
+			mine := secret("mine", map[string]string{"accesskey": "other", "secretkey": "hunter2", "accountKey": "b3RoZXI="})
+			if err := w.client.Create(t.Context(), mine); err != nil {
+				t.Fatal(err)
+			}
+			w.change(func(o *sourcev1.Bucket) { o.Spec.SecretRef.Name = "mine" })
+			if w.fails(); asked.Load() != 2 {
+				t.Errorf("what one user was told holds another back: asked %d times", asked.Load())
 			}
 		})
 	}
