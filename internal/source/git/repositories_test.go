@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -490,7 +491,7 @@ func TestDeletion(t *testing.T) {
 	}
 }
 
-func TestDiskTroubleIsReportedAndLeavesTheOldArtifact(t *testing.T) {
+func TestF31_DiskTroubleIsReportedAndLeavesTheOldArtifact(t *testing.T) {
 	r := newRepo(t)
 	r.commit("one", map[string]string{"n": "1"})
 	dir := t.TempDir()
@@ -517,5 +518,107 @@ func TestDiskTroubleIsReportedAndLeavesTheOldArtifact(t *testing.T) {
 	o, _ = w.reconcile()
 	if diff := cmp.Diff(healthy, conditions(o)); diff != "" || o.Status.Artifact.Revision == before.Status.Artifact.Revision {
 		t.Errorf("after the trouble: %+v\n%s", o.Status.Artifact, diff)
+	}
+}
+
+// TestF28_AMovedTagIsTold: in the first word of an event, once, whatever the spec named the tag by. What comes with a branch,
+// another tag or another ref is no move.
+func TestF28_AMovedTagIsTold(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ref  sourcev1.GitRepositoryRef
+		told bool
+	}{
+		"tag":           {sourcev1.GitRepositoryRef{Tag: "v1.0.0"}, true},
+		"version":       {sourcev1.GitRepositoryRef{SemVer: "1.x"}, true},
+		"name of a tag": {sourcev1.GitRepositoryRef{Name: "refs/tags/v1.0.0"}, true},
+		"branch":        {sourcev1.GitRepositoryRef{Branch: "main"}, false},
+		"name":          {sourcev1.GitRepositoryRef{Name: "refs/heads/main"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepo(t)
+			first := r.commit("one", map[string]string{"n": "1"})
+			r.git("tag", "v1.0.0")
+			w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, func(s *sourcev1.GitRepositorySpec) { s.Reference = &tt.ref }))
+			w.reconcile()
+			w.events.take()
+			second := r.commit("two", map[string]string{"n": "2"})
+			r.git("tag", "-f", "v1.0.0")
+			if o, _ := w.reconcile(); !strings.HasSuffix(o.Status.Artifact.Revision, second) {
+				t.Fatalf("the artifact is of %s", o.Status.Artifact.Revision)
+			}
+			said := func() (moved []string) {
+				return slices.DeleteFunc(w.events.take(), func(e string) bool { return !strings.HasPrefix(e, "Normal TagMoved ") })
+			}
+			got := said()
+			if (len(got) == 1) != tt.told || tt.told && !strings.Contains(got[0], "tag 'v1.0.0' was moved from commit "+first+" to "+second) {
+				t.Errorf("events are %q", got)
+			}
+			if w.reconcile(); len(said()) > 0 {
+				t.Error("told twice")
+			}
+		})
+	}
+	t.Run("pinned", func(t *testing.T) {
+		r := newRepo(t)
+		first := r.commit("one", map[string]string{"n": "1"})
+		r.git("tag", "v1.0.0")
+		w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, func(s *sourcev1.GitRepositorySpec) {
+			s.Reference = &sourcev1.GitRepositoryRef{Tag: "v1.0.0", Commit: first}
+		}))
+		w.reconcile()
+		r.commit("two", map[string]string{"n": "2"})
+		r.git("tag", "-f", "v1.0.0")
+		if o, _ := w.reconcile(); !strings.HasSuffix(o.Status.Artifact.Revision, first) {
+			t.Errorf("the artifact is of %s", o.Status.Artifact.Revision)
+		}
+	})
+	t.Run("another tag", func(t *testing.T) {
+		r := newRepo(t)
+		r.commit("one", map[string]string{"n": "1"})
+		r.git("tag", "v1.0.0")
+		w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, func(s *sourcev1.GitRepositorySpec) { s.Reference = &sourcev1.GitRepositoryRef{SemVer: "1.x"} }))
+		w.reconcile()
+		w.events.take()
+		r.commit("two", map[string]string{"n": "2"})
+		r.git("tag", "v1.1.0")
+		w.reconcile()
+		if got := w.events.take(); len(got) != 1 || !strings.HasPrefix(got[0], "Normal NewArtifact ") {
+			t.Errorf("events are %q", got)
+		}
+	})
+}
+
+// TestF36_ARequestDuringARunIsNotLost: the run that was under way when it came does not count as its answer.
+func TestF36_ARequestDuringARunIsNotLost(t *testing.T) {
+	r := newRepo(t)
+	r.commit("one", map[string]string{"n": "1"})
+	var during func()
+	server := serveHTTP(t, r, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(res http.ResponseWriter, req *http.Request) {
+			next.ServeHTTP(res, req)
+			if during != nil {
+				do := during
+				during = nil
+				do()
+			}
+		})
+	})
+	w := newWorld(t, gitRepository(server.url, nil))
+	ask := func(token string) {
+		w.change(func(o *sourcev1.GitRepository) {
+			o.Annotations = map[string]string{meta.ReconcileRequestAnnotation: token}
+		})
+	}
+	ask("first")
+	second := ""
+	during = func() { // the refs have been listed: this commit is not among them
+		second = r.commit("two", map[string]string{"n": "2"})
+		ask("second")
+	}
+	if o, _ := w.reconcile(); o.Status.LastHandledReconcileAt != "first" || strings.HasSuffix(o.Status.Artifact.Revision, second) {
+		t.Fatalf("handled %q with %s", o.Status.LastHandledReconcileAt, o.Status.Artifact.Revision)
+	}
+	if o, _ := w.reconcile(); o.Status.LastHandledReconcileAt != "second" || !strings.HasSuffix(o.Status.Artifact.Revision, second) {
+		t.Errorf("handled %q with %s", o.Status.LastHandledReconcileAt, o.Status.Artifact.Revision)
 	}
 }
