@@ -436,6 +436,34 @@ func TestF31_AFullDiskIsMadeRoomOn(t *testing.T) {
 	}
 }
 
+// TestF31_RoomIsMadeForUnpacking: a tarball is small and what is in it need not be.
+func TestF31_RoomIsMadeForUnpacking(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=750k"); err != nil {
+		t.Skipf("needs to mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	s := openStore(t, dir, func(o *Options) { o.RetentionTTL = time.Hour })
+	noise := io.LimitReader(rand.NewChaCha8([32]byte{}), 500<<10)
+	if _, err := s.PublishFile(shop, "1.tgz", "r", noise); err != nil {
+		t.Fatal(err)
+	}
+	content := strings.Repeat("zeros", 100<<10)
+	tarball := makeTar(t, tarEntry{Header: tar.Header{Name: "a.yaml", Typeflag: tar.TypeReg, Mode: 0o644}, content: content})
+	a, err := s.PublishFile(shop, "2.tar.gz", "r", bytes.NewReader(tarball))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Acquire(shop, a.Digest); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	_, release, err := s.Acquire(shop, a.Digest)
+	if err != nil {
+		t.Fatalf("the next attempt: %v", err)
+	}
+	release()
+}
+
 func TestCollectKeepsWhatFluxKeeps(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	s := openStore(t, t.TempDir(), func(o *Options) { o.Now = func() time.Time { return now } })
