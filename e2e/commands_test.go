@@ -122,12 +122,13 @@ func cmdArtifact(ts *testscript.TestScript, args []string) {
 	fmt.Fprintln(ts.Stdout(), field(obj, "{.status.artifact.revision}"), digest, len(content))
 }
 
-// asked: prints what the servers of sources, except for Git's, were asked since it was called last.
+// asked: prints what the servers of sources, except for those of Git with a password or by SSH, were asked since it was called
+// last.
 func cmdAsked(ts *testscript.TestScript, args []string) {
 	if len(args) != 0 {
 		ts.Fatalf("usage: asked")
 	}
-	printLines(ts, of(ts).sources.Asked())
+	printLines(ts, append(of(ts).git.Asked(), of(ts).sources.Asked()...))
 }
 
 // image REPOSITORY:TAG DIR: pushes the files of DIR to the OCI registry.

@@ -33,6 +33,9 @@ type Server struct {
 	username string
 	password string
 	served   chan error
+
+	mu    sync.Mutex
+	asked []string
 }
 
 // Start serves the bare repositories that are in root or that are made there later. With a username, both reading and
@@ -52,7 +55,7 @@ func Start(root, username, password string) (*Server, error) {
 		Env:    append([]string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + author}, environment...),
 		Stderr: io.Discard, // Clients are told; nobody reads the server's log.
 	}
-	s.server = &http.Server{Handler: s.authenticate(backend), ReadHeaderTimeout: 10 * time.Second}
+	s.server = &http.Server{Handler: s.record(s.authenticate(backend)), ReadHeaderTimeout: 10 * time.Second}
 	go func() { s.served <- s.server.Serve(listener) }()
 	return s, nil
 }
@@ -68,6 +71,26 @@ func (s *Server) Close() error {
 
 // URL is where a client clones the named repository.
 func (s *Server) URL(name string) string { return s.url + "/" + name + ".git" }
+
+// Asked returns, one line each, what those who fetch asked for since the last call.
+func (s *Server) Asked() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := s.asked
+	s.asked = nil
+	return asked
+}
+
+func (s *Server) record(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/git-upload-pack") || r.URL.Query().Get("service") == "git-upload-pack" {
+			s.mu.Lock()
+			s.asked = append(s.asked, "git "+r.Method+" "+r.URL.Path)
+			s.mu.Unlock()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
 
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	if s.username == "" {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -377,6 +378,90 @@ func TestF31_FullDiskKeepsTheOldArtifact(t *testing.T) {
 	if !s.Holds(shop, old) {
 		t.Error("the old artifact is gone")
 	}
+}
+
+// TestF31_AFullDiskIsMadeRoomOn: superseded artifacts go before their time, so that the next attempt succeeds; the newest of
+// each object stays.
+func TestF31_AFullDiskIsMadeRoomOn(t *testing.T) {
+	const size = 100 << 10
+	random := func(n byte) io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{n}), size) }
+	for name, publish := range map[string]func(*testing.T, *Store, Object, byte) error{
+		"a tree": func(t *testing.T, s *Store, o Object, n byte) error {
+			w, err := s.NewWriter()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			if err := w.AddFile("a", false, random(n)); err != nil {
+				return err
+			}
+			snapshot, err := w.Commit()
+			if err != nil {
+				return err
+			}
+			_, err = s.Publish(o, fmt.Sprintf("%d.tar.gz", n), "r", snapshot)
+			return err
+		},
+		"a file": func(_ *testing.T, s *Store, o Object, n byte) error {
+			_, err := s.PublishFile(o, fmt.Sprintf("%d.tgz", n), "r", io.MultiReader(random(n), random(n+100)))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=750k"); err != nil {
+				t.Skipf("needs to mount a small file system: %v", err)
+			}
+			t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+			s := openStore(t, dir, func(o *Options) { o.RetentionTTL = time.Hour })
+			other := Object{Kind: "Bucket", Namespace: "demo", Name: "other"}
+			for n, o := range []Object{other, shop, shop} {
+				if err := publish(t, s, o, byte(n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := publish(t, s, shop, 3); !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("the disk is not full: %v", err)
+			}
+			if len(s.published) != 2 {
+				t.Errorf("after that there are %v", s.published)
+			}
+			if err := publish(t, s, shop, 3); err != nil {
+				t.Errorf("the next attempt: %v", err)
+			}
+			if objects := s.Objects(other.Kind); len(objects) != 1 {
+				t.Errorf("of the other object there is %v", objects)
+			}
+		})
+	}
+}
+
+// TestF31_RoomIsMadeForUnpacking: a tarball is small and what is in it need not be.
+func TestF31_RoomIsMadeForUnpacking(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=750k"); err != nil {
+		t.Skipf("needs to mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	s := openStore(t, dir, func(o *Options) { o.RetentionTTL = time.Hour })
+	noise := io.LimitReader(rand.NewChaCha8([32]byte{}), 500<<10)
+	if _, err := s.PublishFile(shop, "1.tgz", "r", noise); err != nil {
+		t.Fatal(err)
+	}
+	content := strings.Repeat("zeros", 100<<10)
+	tarball := makeTar(t, tarEntry{Header: tar.Header{Name: "a.yaml", Typeflag: tar.TypeReg, Mode: 0o644}, content: content})
+	a, err := s.PublishFile(shop, "2.tar.gz", "r", bytes.NewReader(tarball))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Acquire(shop, a.Digest); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	_, release, err := s.Acquire(shop, a.Digest)
+	if err != nil {
+		t.Fatalf("the next attempt: %v", err)
+	}
+	release()
 }
 
 func TestCollectKeepsWhatFluxKeeps(t *testing.T) {

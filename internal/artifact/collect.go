@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -32,7 +33,19 @@ func (s *Store) Start(ctx context.Context) error {
 // Collect removes superseded artifacts as Flux does: never the newest of an object; of the others those older than the
 // retention time, and the oldest of those above the number of records. Then it removes snapshots that no artifact names and
 // nobody reads.
-func (s *Store) Collect() error {
+func (s *Store) Collect() error { return s.collect(s.ttl, s.records) }
+
+// makeRoom removes every superseded artifact, however young, because the disk is full: to have the newest of all sources
+// counts for more than to have what some client may still be about to download (faults.md F31). What cannot be removed now is
+// removed by the next collection.
+func (s *Store) makeRoom() { _ = s.collect(0, 1) }
+
+// IsFull reports whether an error means that there is no room on the disk.
+func IsFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+func (s *Store) collect(ttl time.Duration, records int) error {
 	s.mu.Lock()
 	byDir := map[string][]string{}
 	for name := range s.published {
@@ -41,7 +54,7 @@ func (s *Store) Collect() error {
 	s.mu.Unlock()
 	var errs []error
 	for _, names := range byDir {
-		errs = append(errs, s.collectArtifacts(names))
+		errs = append(errs, s.collectArtifacts(names, ttl, records))
 	}
 	return errors.Join(append(errs, s.collectSnapshots(), s.countDirs())...)
 }
@@ -51,7 +64,7 @@ type superseded struct {
 	written time.Time
 }
 
-func (s *Store) collectArtifacts(names []string) error {
+func (s *Store) collectArtifacts(names []string, ttl time.Duration, records int) error {
 	var old []superseded
 	current, _ := s.root.Readlink(latest(names[0]))
 	for _, name := range names {
@@ -74,7 +87,7 @@ func (s *Store) collectArtifacts(names []string) error {
 	}
 	for i, t := range old {
 		// The newest counts as one record.
-		if s.now().Sub(t.written) <= s.ttl && i < s.records-1 {
+		if s.now().Sub(t.written) <= ttl && i < records-1 {
 			continue
 		}
 		if err := s.unpublish(t.name, current); err != nil {

@@ -14,12 +14,17 @@ import (
 // PublishFile makes the bytes that content yields the object's artifact as they are: a chart, an index, a layer, somebody
 // else's tarball. The digest is that of the bytes. Acquire unpacks them when they are a tarball, OpenFile reads them. It is
 // ErrLimit when there are more of them than one source may store; on an error what was published before still is.
-func (s *Store) PublishFile(o Object, file, revision string, content io.Reader) (*meta.Artifact, error) {
+func (s *Store) PublishFile(o Object, file, revision string, content io.Reader) (_ *meta.Artifact, err error) {
 	dir, err := s.TempDir("file-")
 	if err != nil {
 		return nil, fmt.Errorf("storing a file: %w", err)
 	}
-	defer os.RemoveAll(dir) // the published name is another link to the file
+	defer func() {
+		os.RemoveAll(dir) // the published name is another link to the file
+		if IsFull(err) {
+			s.makeRoom()
+		}
+	}()
 	name := filepath.Join(dir, "content")
 	p, err := s.receive(name, content)
 	if err != nil {

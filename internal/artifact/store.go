@@ -257,8 +257,8 @@ func (s *Store) AcquireWritten(digest string) (*Snapshot, func(), error) {
 			return nil, nil, fmt.Errorf("digest %q: %w", digest, err)
 		}
 		e := w.pinned
-		w.pinned = nil // the pin of the writer becomes the caller's
-		defer w.Close()
+		w.pinned = nil  // the pin of the writer becomes the caller's
+		defer w.Close() // under the lock: what has not failed makes no room
 		return e.snapshot, sync.OnceFunc(func() { s.release(e) }), nil
 	}
 }

@@ -88,6 +88,7 @@ func (s *Store) rebuild(digest, name string) (*Writer, error) {
 		return nil, err
 	}
 	if err := w.rebuildFrom(digest, name); err != nil {
+		w.full = IsFull(err)
 		w.Close()
 		return nil, fmt.Errorf("unpacking %s: %w", name, err)
 	}

@@ -54,6 +54,7 @@ type Writer struct {
 	dirs   map[string]bool // those that are entries of the tarball
 	made   map[string]bool // those that exist in the tree: dirs and every parent of a file
 	pinned *entry          // what Commit made or found
+	full   bool            // the disk was
 }
 
 // NewWriter returns a Writer with the store's limits.
@@ -131,6 +132,7 @@ func (w *Writer) AddFile(name string, executable bool, content io.Reader) error 
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(content, w.limits.Bytes-w.bytes+1))
 	if err := errors.Join(err, f.Close()); err != nil {
+		w.full = w.full || IsFull(err)
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return w.added(name, File{Hash: hex.EncodeToString(sum.Sum(nil)), Executable: executable}, n)
@@ -195,6 +197,7 @@ func (w *Writer) Commit() (*Snapshot, error) {
 	file := filepath.Join(w.dir, tarballName)
 	digest, size, err := w.writeTarball(file)
 	if err != nil {
+		w.full = w.full || IsFull(err)
 		return nil, fmt.Errorf("writing a tarball: %w", err)
 	}
 	return w.install(digest, size)
@@ -217,7 +220,8 @@ func (w *Writer) install(digest string, size int64) (*Snapshot, error) {
 	return e.snapshot, nil
 }
 
-// Close removes what was staged and not committed, and lets go of the snapshot. It may be called twice.
+// Close removes what was staged and not committed, and lets go of the snapshot. It may be called twice. Where the disk was
+// full, it makes room for the next attempt.
 func (w *Writer) Close() {
 	if w.tree != nil {
 		w.tree.Close()
@@ -229,6 +233,10 @@ func (w *Writer) Close() {
 	}
 	// What cannot be removed now is swept when the store is opened next.
 	_ = os.RemoveAll(w.dir)
+	if w.full {
+		w.full = false
+		w.store.makeRoom()
+	}
 }
 
 // writeTarball writes the staged files in the very bytes Flux would write: USTAR headers with neither owner nor time, modes

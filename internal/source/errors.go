@@ -34,6 +34,7 @@ func (f *Failure) Unwrap() error { return f.Err }
 func Steady(err error) error {
 	var (
 		told    *Failure
+		busy    *Busy
 		dns     *net.DNSError
 		op      *net.OpError
 		wrapped *url.Error
@@ -46,6 +47,8 @@ func Steady(err error) error {
 		return nil
 	case errors.As(err, &told):
 		return err // somebody nearer to the cause has found words for it
+	case errors.As(err, &busy):
+		return busy
 	case errors.Is(err, ErrForbiddenAddress):
 		return &Failure{"the name leads to an address that is not allowed for sources (link-local or reserved)", err}
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):

@@ -462,7 +462,7 @@ func refsOf(set []*unstructured.Unstructured) []object.Ref {
 // F04, F34, F48, F50: whatever commits follow each other, wherever between two writes the agent dies or an answer is lost, all
 // that is on the cluster is tracked after every single write, with an inventory in one piece and with one in pages; and the
 // next run that is let through brings the cluster to what Git says, with an inventory of just that.
-func TestF04_F50_AnyInterleavingKeepsTrack(t *testing.T) {
+func TestF04_F34_F48_F50_AnyInterleavingKeepsTrack(t *testing.T) {
 	sequences := 6
 	if testing.Short() {
 		sequences = 2

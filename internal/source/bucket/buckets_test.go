@@ -21,26 +21,25 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/cleat-dev/cleat/e2e/s3server"
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/sourcetest"
 )
 
 const bucketName = "shop"
@@ -55,14 +54,13 @@ type world struct {
 	limits Limits
 	clouds clouds // nil: the real ones
 	store  *artifact.Store
-	events *recorded
+	events *sourcetest.Events
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
 }
 
 func newWorld(t testing.TB, limits Limits, objects ...client.Object) *world {
 	t.Helper()
-	w := &world{t: t, limits: limits, client: fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
-		WithStatusSubresource(&sourcev1.Bucket{}).Build()}
+	w := &world{t: t, limits: limits, client: sourcetest.Client(objects, &sourcev1.Bucket{})}
 	w.restart(t.TempDir())
 	return w
 }
@@ -79,16 +77,13 @@ func (w *world) restart(dir string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.events = &recorded{}
+	w.events = &sourcetest.Events{}
 	if w.clouds != nil {
 		fetcher.clouds = w.clouds
 	}
 	w.run = New(Options{
 		Store: w.store, Buckets: fetcher, Secrets: w.client, Identities: source.Identities{Client: w.client}, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.DiscardHandler),
-		Edge: reconcile.Edge{
-			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
-			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
-		},
+		Edge: sourcetest.Edge(w.client),
 	}).Reconcile
 }
 
@@ -155,34 +150,6 @@ func (w *world) files(o *sourcev1.Bucket) map[string]string {
 		files[name] = string(content)
 	}
 	return files
-}
-
-// recorded keeps events as "type reason message {metadata}".
-type recorded struct {
-	mu     sync.Mutex
-	events []string
-}
-
-func (r *recorded) AnnotatedEventf(_ runtime.Object, metadata map[string]string, kind, reason, format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.events = append(r.events, fmt.Sprintf("%s %s %s %v", kind, reason, fmt.Sprintf(format, args...), metadata))
-}
-
-func (r *recorded) Event(o runtime.Object, kind, reason, message string) {
-	r.AnnotatedEventf(o, nil, kind, reason, "%s", message)
-}
-
-func (r *recorded) Eventf(o runtime.Object, kind, reason, format string, args ...any) {
-	r.AnnotatedEventf(o, nil, kind, reason, format, args...)
-}
-
-func (r *recorded) take() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	events := r.events
-	r.events = nil
-	return events
 }
 
 func server(t testing.TB, objects map[string]string) *s3server.Server {
@@ -259,7 +226,7 @@ func TestBucketBecomesAnArtifact(t *testing.T) {
 			t.Errorf("%s: %+v", kind, c)
 		}
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal NewArtifact stored artifact with 3 fetched files from 'shop' bucket map[") {
+	if events := w.events.Take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal NewArtifact stored artifact with 3 fetched files from 'shop' bucket map[") {
 		t.Errorf("events %q", events)
 	}
 }
@@ -389,7 +356,7 @@ func TestF32_LostDiskIsFetchedAgain(t *testing.T) {
 	if second.Status.Artifact.Digest != first.Status.Artifact.Digest || !w.store.Holds(stored(shop), second.Status.Artifact) {
 		t.Errorf("artifact %+v", second.Status.Artifact)
 	}
-	if events := w.events.take(); len(events) > 0 {
+	if events := w.events.Take(); len(events) > 0 {
 		t.Errorf("events %q", events)
 	}
 }
@@ -648,21 +615,65 @@ func TestF24_ServersThatDoNotFinish(t *testing.T) {
 	}
 }
 
+// A server that says for how long is left alone for as long, by those who bring the same keys; others are not held back.
+func TestF35_RetryAfterIsHonoured(t *testing.T) {
+	for provider, secrets := range map[string]map[string]string{
+		sourcev1.BucketProviderGeneric: {"accesskey": "me", "secretkey": "hunter2"},
+		sourcev1.BucketProviderAzure:   {"accountKey": "aHVudGVyMg=="},
+	} {
+		t.Run(provider, func(t *testing.T) {
+			var asked atomic.Int32
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				w.Header().Set("Retry-After", "1800")
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}))
+			defer s.Close()
+			endpoint := s.URL
+			if provider == sourcev1.BucketProviderGeneric {
+				endpoint = strings.TrimPrefix(s.URL, "http://")
+			}
+			busy := func(o *sourcev1.BucketSpec) { o.Provider = provider }
+			w := newWorld(t, Limits{}, secret("keys", secrets), bucket(endpoint, busy))
+			reason, message := w.fails()
+			if want := "the server answers 503: it is overloaded or down for maintenance"; reason != sourcev1.BucketOperationFailedReason || message != want {
+				t.Errorf("%s: %s", reason, message)
+			}
+			result, err := w.run(t.Context(), ctrl.Request{NamespacedName: shop})
+			if err != nil || result.RequeueAfter < 1700*time.Second {
+				t.Errorf("comes back after %v: %v", result.RequeueAfter, err)
+			}
+			w.change(func(o *sourcev1.Bucket) { o.Spec.BucketName = "other" })
+			if _, again := w.fails(); again != message || asked.Load() != 1 {
+				t.Errorf("asked %d times, the last with %q", asked.Load(), again)
+			}
+			mine := secret("mine", map[string]string{"accesskey": "other", "secretkey": "hunter2", "accountKey": "b3RoZXI="})
+			if err := w.client.Create(t.Context(), mine); err != nil {
+				t.Fatal(err)
+			}
+			w.change(func(o *sourcev1.Bucket) { o.Spec.SecretRef.Name = "mine" })
+			if w.fails(); asked.Load() != 2 {
+				t.Errorf("what one user was told holds another back: asked %d times", asked.Load())
+			}
+		})
+	}
+}
+
 // What is served stays served while the bucket cannot be reached, and one event tells of the recovery.
 func TestF25_OutageKeepsTheArtifact(t *testing.T) {
 	s := server(t, map[string]string{"a": "1"})
 	w := newWorld(t, Limits{}, bucket(s.Endpoint), keys())
 	before := w.ready().Status.Artifact
-	w.events.take()
+	w.events.Take()
 	w.change(func(o *sourcev1.Bucket) { o.Spec.Endpoint = unusedAddress(t) })
 	o := w.reconcile()
 	if diff := cmp.Diff(before, o.Status.Artifact); diff != "" {
 		t.Error(diff)
 	}
-	w.events.take()
+	w.events.Take()
 	w.change(func(o *sourcev1.Bucket) { o.Spec.Endpoint = s.Endpoint })
 	w.ready()
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded ") {
+	if events := w.events.Take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded ") {
 		t.Errorf("events %q", events)
 	}
 }

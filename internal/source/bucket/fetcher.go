@@ -24,6 +24,7 @@ type Fetcher struct {
 	limits   Limits
 	memories memories
 	clouds   clouds
+	pauses   source.Pauses
 	running  sync.WaitGroup // calls into the libraries, some of which may have outlived their callers
 }
 
@@ -85,6 +86,7 @@ type look struct {
 	index   *index
 	from    string
 	known   *memory // nil when nothing is known of what is there
+	caller  string
 }
 
 // stored reports whether the artifact that was published before is of this very bucket.
@@ -100,8 +102,15 @@ func (l look) close() {
 
 // list lists the bucket. It returns when ctx ends, whatever the server does.
 func (f *Fetcher) list(ctx context.Context, key types.NamespacedName, spec *sourcev1.BucketSpec, s secrets) (look, error) {
+	caller, err := caller(key.Namespace, spec, s)
+	if err != nil {
+		return look{}, err
+	}
+	if err := f.pauses.Check(caller); err != nil {
+		return look{}, err
+	}
 	found, err := source.Detached(ctx, &f.running, func() (look, error) {
-		l := look{from: origin(spec, s)}
+		l := look{from: origin(spec, s), caller: caller}
 		l.known = f.memories.read(key, l.from)
 		var err error
 		// Not ctx: a client of Google keeps it for the tokens that it gets later.
@@ -114,7 +123,17 @@ func (f *Fetcher) list(ctx context.Context, key types.NamespacedName, spec *sour
 		}
 		return l, err
 	}, look.close)
+	f.pauses.Note(caller, err)
 	return found, source.Steady(err)
+}
+
+// caller names who asks the server. A ServiceAccount stands for itself: its tokens are replaced every hour.
+func caller(namespace string, spec *sourcev1.BucketSpec, s secrets) (string, error) {
+	account := ""
+	if spec.ServiceAccountName != "" {
+		account = namespace + "/" + spec.ServiceAccountName
+	}
+	return source.Caller(spec.Provider, spec.Endpoint, spec.Insecure, account, s.keys, s.tls, s.proxy, spec.STS, s.sts, s.stsTLS)
 }
 
 // snapshot downloads what has changed and writes all of it. The Writer holds the snapshot until it is closed.
@@ -142,6 +161,7 @@ func (f *Fetcher) snapshot(ctx context.Context, key types.NamespacedName, l look
 		}
 		return w, f.memories.write(f.store, key, l.index.remember(l.from, w.snapshot.Digest))
 	}, func(w written) { w.writer.Close() })
+	f.pauses.Note(l.caller, err)
 	return w.snapshot, w.writer, err
 }
 

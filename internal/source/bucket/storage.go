@@ -52,11 +52,18 @@ func forContent(ctx context.Context) context.Context {
 	return context.WithValue(ctx, contentKey{}, true)
 }
 
-// capped bounds the answers that are not content: the libraries read them to their end.
+// capped bounds the answers that are not content: the libraries read them to their end. The answer of a server that says for
+// how long it wants to be left alone is a source.Busy: what the libraries make of one does not say that any more.
 type capped struct{ next http.RoundTripper }
 
 func (c capped) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := c.next.RoundTrip(req)
+	if err == nil && res.Header.Get("Retry-After") != "" {
+		if busy, ok := errors.AsType[*source.Busy](source.CheckStatus(res)); ok {
+			res.Body.Close()
+			return nil, busy
+		}
+	}
 	if err != nil || req.Context().Value(contentKey{}) != nil && res.StatusCode < 300 {
 		return res, err
 	}

@@ -110,7 +110,10 @@ func (f *Fetcher) download(ctx context.Context, o artifact.Object, file string, 
 		return source.Steady(err)
 	}
 	defer res.Body.Close()
-	if err := source.CheckStatus(res); err != nil {
+	if err := source.CheckStatus(res); errors.Is(err, source.ErrAuthentication) {
+		return fmt.Errorf("the server answers %d: artifacts are fetched without credentials, and by an agent never from its own storage; "+
+			"status.artifact.url must name a server that the controller which made the artifact opens to its readers", res.StatusCode)
+	} else if err != nil {
 		return err
 	}
 	content := &verified{r: res.Body, sum: sha256.New(), want: a.Digest}

@@ -325,7 +325,7 @@ func (g *Fetcher) receive(ctx context.Context, l link, req packRequest, a *adver
 	switch {
 	case err == nil:
 		return nil
-	case isFull(err):
+	case artifact.IsFull(err):
 		return err
 	case len(req.haves) > 0 && refused(err):
 		return fmt.Errorf("%w: %w", errMirror, err)

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/go-git/go-billy/v5/osfs"
@@ -245,9 +244,4 @@ func (mi *mirror) commit(hash plumbing.Hash) (*object.Commit, error) {
 		return nil, fmt.Errorf("reading commit %s: %w", hash, err)
 	}
 	return c, nil
-}
-
-// isFull reports whether there was no room on the disk: nothing is damaged by that.
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 
+	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
@@ -130,7 +131,7 @@ func unpack(s *mirrorStorage, f *os.File, leaning bool) error {
 func damaged(err error) bool {
 	switch {
 	case err == nil, errors.Is(err, errNetwork), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
-		errors.Is(err, source.ErrLimit), errors.Is(err, os.ErrPermission), isFull(err):
+		errors.Is(err, source.ErrLimit), errors.Is(err, os.ErrPermission), artifact.IsFull(err):
 		return false
 	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, errMirror), errors.Is(err, packfile.ErrMalformedPackFile):
 		return true

@@ -289,6 +289,12 @@ func inStore(namespace, name string) artifact.Object {
 
 func (g *repositories) announce(a *attempt, end reconcile.Outcome) {
 	a.Announce(g.recorder, a.run.Obj, end, a.artifact, stored(a.commit))
+	if !end.Succeeded() {
+		return
+	}
+	if moved, ok := a.ref.moved(a.Named, a.artifact); ok {
+		g.recorder.Record(a.run.Obj, moved)
+	}
 }
 
 // remove runs when an object that Flux had put its finalizer on is deleted.

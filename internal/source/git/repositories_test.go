@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,19 +19,17 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/sourcetest"
 )
 
 // world is one agent with one storage, in front of an API server that is a fake: what is tested is what the reconciler asks
@@ -38,7 +38,8 @@ type world struct {
 	t      *testing.T
 	client client.Client
 	store  *artifact.Store
-	events *recorded
+	limits Limits
+	events *sourcetest.Events
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
 
 	repositories *repositories
@@ -56,8 +57,7 @@ func (q *queue) Add(r ctrl.Request) { q.added = append(q.added, r) }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
-	w := &world{t: t, client: fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
-		WithStatusSubresource(&sourcev1.GitRepository{}).Build()}
+	w := &world{t: t, client: sourcetest.Client(objects, &sourcev1.GitRepository{})}
 	w.restart(t.TempDir())
 	return w
 }
@@ -69,11 +69,11 @@ func (w *world) restart(dir string) {
 	if w.store, err = artifact.Open(artifact.Options{Dir: dir, Address: "source-controller"}); err != nil {
 		w.t.Fatal(err)
 	}
-	git, err := NewFetcher(w.store, source.Network{}, Limits{})
+	git, err := NewFetcher(w.store, source.Network{}, w.limits)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.events = &recorded{}
+	w.events = &sourcetest.Events{}
 	w.waker, w.woken = &reconcile.Waker{}, &queue{}
 	if err := w.waker.Start(context.Background(), w.woken); err != nil {
 		w.t.Fatal(err)
@@ -81,42 +81,10 @@ func (w *world) restart(dir string) {
 	options := Options{
 		Waker: w.waker,
 		Store: w.store, Fetcher: git, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Edge: reconcile.Edge{
-			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
-			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
-		},
+		Edge: sourcetest.Edge(w.client),
 	}
 	w.repositories = newRepositories(options)
 	w.run = reconcile.NewController(w.repositories.kind(), options.Edge, api.SourceManager, options.Recorder, options.Log).Reconcile
-}
-
-// recorded keeps events as "type reason message {metadata}".
-type recorded struct {
-	mu     sync.Mutex
-	events []string
-}
-
-func (r *recorded) AnnotatedEventf(_ runtime.Object, metadata map[string]string, kind, reason, format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.events = append(r.events, fmt.Sprintf("%s %s %s %v", kind, reason, fmt.Sprintf(format, args...), metadata))
-}
-
-func (r *recorded) Event(o runtime.Object, kind, reason, message string) {
-	r.AnnotatedEventf(o, nil, kind, reason, "%s", message)
-}
-
-func (r *recorded) Eventf(o runtime.Object, kind, reason, format string, args ...any) {
-	r.AnnotatedEventf(o, nil, kind, reason, format, args...)
-}
-
-// take returns the events since it was called last.
-func (r *recorded) take() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	events := r.events
-	r.events = nil
-	return events
 }
 
 func gitRepository(url string, set func(*sourcev1.GitRepositorySpec)) *sourcev1.GitRepository {
@@ -198,14 +166,14 @@ func TestStatusIsFluxs(t *testing.T) {
 			a := o.Status.Artifact
 			want := []string{"Normal NewArtifact stored artifact for commit 'first: shop and web' map[source.toolkit.fluxcd.io/digest:" +
 				a.Digest + " source.toolkit.fluxcd.io/revision:" + a.Revision + "]"}
-			if diff := cmp.Diff(want, w.events.take()); diff != "" {
+			if diff := cmp.Diff(want, w.events.Take()); diff != "" {
 				t.Errorf("events:\n%s", diff)
 			}
 			if result.RequeueAfter != time.Minute {
 				t.Errorf("comes back after %v", result.RequeueAfter)
 			}
 			again, _ := w.reconcile()
-			if again.ResourceVersion != o.ResourceVersion || len(w.events.take()) > 0 {
+			if again.ResourceVersion != o.ResourceVersion || len(w.events.Take()) > 0 {
 				t.Error("a run in which nothing changed wrote a status or sent an event")
 			}
 		})
@@ -234,7 +202,7 @@ func TestF25_TheOldArtifactStaysWhileTheServerIsDown(t *testing.T) {
 	server := serveHTTP(t, r, nil)
 	w := newWorld(t, gitRepository(server.url, nil))
 	before, _ := w.reconcile()
-	w.events.take()
+	w.events.Take()
 	r.git("branch", "-m", "main", "away")
 
 	o, result := w.reconcile()
@@ -251,10 +219,10 @@ func TestF25_TheOldArtifactStaysWhileTheServerIsDown(t *testing.T) {
 	if result.RequeueAfter != time.Second {
 		t.Errorf("comes back after %v", result.RequeueAfter)
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Warning GitOperationFailed ") {
+	if events := w.events.Take(); len(events) != 1 || !strings.HasPrefix(events[0], "Warning GitOperationFailed ") {
 		t.Errorf("events are %q", events)
 	}
-	if w.reconcile(); len(w.events.take()) > 0 {
+	if w.reconcile(); len(w.events.Take()) > 0 {
 		t.Error("the same failure was told twice")
 	}
 
@@ -263,7 +231,7 @@ func TestF25_TheOldArtifactStaysWhileTheServerIsDown(t *testing.T) {
 	if diff := cmp.Diff(healthy, conditions(o)); diff != "" {
 		t.Errorf("conditions after recovery:\n%s", diff)
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded stored artifact for revision 'main@sha1:") {
+	if events := w.events.Take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded stored artifact for revision 'main@sha1:") {
 		t.Errorf("events are %q", events)
 	}
 }
@@ -278,7 +246,7 @@ func TestF32_LostStorageIsFetchedAgainQuietly(t *testing.T) {
 	if !w.holds(o) || o.Status.Artifact.Digest != before.Status.Artifact.Digest {
 		t.Errorf("artifact is %+v", o.Status.Artifact)
 	}
-	if events := w.events.take(); len(events) > 0 {
+	if events := w.events.Take(); len(events) > 0 {
 		t.Errorf("events are %q", events)
 	}
 	// And while it cannot be fetched again, those who use it are told that there is one, and that it is not there.
@@ -436,7 +404,7 @@ func TestRequestedAtIsHandled(t *testing.T) {
 	w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, nil))
 	w.reconcile()
 	r.commit(strings.Repeat("ü", 60)+"\n\nbody", map[string]string{"n": "2"})
-	w.events.take()
+	w.events.Take()
 	w.change(func(o *sourcev1.GitRepository) {
 		o.Annotations = map[string]string{meta.ReconcileRequestAnnotation: "now"}
 	})
@@ -444,7 +412,7 @@ func TestRequestedAtIsHandled(t *testing.T) {
 	if o.Status.LastHandledReconcileAt != "now" {
 		t.Errorf("handled %q", o.Status.LastHandledReconcileAt)
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.Contains(events[0], "commit '"+strings.Repeat("ü", 50)+"...'") {
+	if events := w.events.Take(); len(events) != 1 || !strings.Contains(events[0], "commit '"+strings.Repeat("ü", 50)+"...'") {
 		t.Errorf("events are %q", events)
 	}
 }
@@ -490,7 +458,7 @@ func TestDeletion(t *testing.T) {
 	}
 }
 
-func TestDiskTroubleIsReportedAndLeavesTheOldArtifact(t *testing.T) {
+func TestF31_DiskTroubleIsReportedAndLeavesTheOldArtifact(t *testing.T) {
 	r := newRepo(t)
 	r.commit("one", map[string]string{"n": "1"})
 	dir := t.TempDir()
@@ -517,5 +485,152 @@ func TestDiskTroubleIsReportedAndLeavesTheOldArtifact(t *testing.T) {
 	o, _ = w.reconcile()
 	if diff := cmp.Diff(healthy, conditions(o)); diff != "" || o.Status.Artifact.Revision == before.Status.Artifact.Revision {
 		t.Errorf("after the trouble: %+v\n%s", o.Status.Artifact, diff)
+	}
+}
+
+// TestF28_AMovedTagIsTold: in the first word of an event, once, whatever the spec named the tag by. What comes with a branch,
+// another tag or another ref is no move.
+func TestF28_AMovedTagIsTold(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ref  sourcev1.GitRepositoryRef
+		told bool
+	}{
+		"tag":           {sourcev1.GitRepositoryRef{Tag: "v1.0.0"}, true},
+		"version":       {sourcev1.GitRepositoryRef{SemVer: "1.x"}, true},
+		"name of a tag": {sourcev1.GitRepositoryRef{Name: "refs/tags/v1.0.0"}, true},
+		"branch":        {sourcev1.GitRepositoryRef{Branch: "main"}, false},
+		"name":          {sourcev1.GitRepositoryRef{Name: "refs/heads/main"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepo(t)
+			first := r.commit("one", map[string]string{"n": "1"})
+			r.git("tag", "v1.0.0")
+			w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, func(s *sourcev1.GitRepositorySpec) { s.Reference = &tt.ref }))
+			w.reconcile()
+			w.events.Take()
+			second := r.commit("two", map[string]string{"n": "2"})
+			r.git("tag", "-f", "v1.0.0")
+			if o, _ := w.reconcile(); !strings.HasSuffix(o.Status.Artifact.Revision, second) {
+				t.Fatalf("the artifact is of %s", o.Status.Artifact.Revision)
+			}
+			said := func() (moved []string) {
+				return slices.DeleteFunc(w.events.Take(), func(e string) bool { return !strings.HasPrefix(e, "Normal TagMoved ") })
+			}
+			got := said()
+			if (len(got) == 1) != tt.told || tt.told && !strings.Contains(got[0], "tag 'v1.0.0' was moved from commit "+first+" to "+second) {
+				t.Errorf("events are %q", got)
+			}
+			if w.reconcile(); len(said()) > 0 {
+				t.Error("told twice")
+			}
+		})
+	}
+	t.Run("pinned", func(t *testing.T) {
+		r := newRepo(t)
+		first := r.commit("one", map[string]string{"n": "1"})
+		r.git("tag", "v1.0.0")
+		w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, func(s *sourcev1.GitRepositorySpec) {
+			s.Reference = &sourcev1.GitRepositoryRef{Tag: "v1.0.0", Commit: first}
+		}))
+		w.reconcile()
+		r.commit("two", map[string]string{"n": "2"})
+		r.git("tag", "-f", "v1.0.0")
+		if o, _ := w.reconcile(); !strings.HasSuffix(o.Status.Artifact.Revision, first) {
+			t.Errorf("the artifact is of %s", o.Status.Artifact.Revision)
+		}
+	})
+	t.Run("another tag", func(t *testing.T) {
+		r := newRepo(t)
+		r.commit("one", map[string]string{"n": "1"})
+		r.git("tag", "v1.0.0")
+		w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, func(s *sourcev1.GitRepositorySpec) { s.Reference = &sourcev1.GitRepositoryRef{SemVer: "1.x"} }))
+		w.reconcile()
+		w.events.Take()
+		r.commit("two", map[string]string{"n": "2"})
+		r.git("tag", "v1.1.0")
+		w.reconcile()
+		if got := w.events.Take(); len(got) != 1 || !strings.HasPrefix(got[0], "Normal NewArtifact ") {
+			t.Errorf("events are %q", got)
+		}
+	})
+}
+
+// TestF36_ARequestDuringARunIsNotLost: the run that was under way when it came does not count as its answer.
+func TestF36_ARequestDuringARunIsNotLost(t *testing.T) {
+	r := newRepo(t)
+	r.commit("one", map[string]string{"n": "1"})
+	var during func()
+	server := serveHTTP(t, r, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(res http.ResponseWriter, req *http.Request) {
+			next.ServeHTTP(res, req)
+			if during != nil {
+				do := during
+				during = nil
+				do()
+			}
+		})
+	})
+	w := newWorld(t, gitRepository(server.url, nil))
+	ask := func(token string) {
+		w.change(func(o *sourcev1.GitRepository) {
+			o.Annotations = map[string]string{meta.ReconcileRequestAnnotation: token}
+		})
+	}
+	ask("first")
+	second := ""
+	during = func() { // the refs have been listed: this commit is not among them
+		second = r.commit("two", map[string]string{"n": "2"})
+		ask("second")
+	}
+	if o, _ := w.reconcile(); o.Status.LastHandledReconcileAt != "first" || strings.HasSuffix(o.Status.Artifact.Revision, second) {
+		t.Fatalf("handled %q with %s", o.Status.LastHandledReconcileAt, o.Status.Artifact.Revision)
+	}
+	if o, _ := w.reconcile(); o.Status.LastHandledReconcileAt != "second" || !strings.HasSuffix(o.Status.Artifact.Revision, second) {
+		t.Errorf("handled %q with %s", o.Status.LastHandledReconcileAt, o.Status.Artifact.Revision)
+	}
+}
+
+// TestF29_ARepositoryOverTheLimits: it ends in an ordinary condition, what was fetched before is served on, and nothing stays
+// on the disk, however often it is tried again.
+func TestF29_ARepositoryOverTheLimits(t *testing.T) {
+	r := newRepo(t)
+	r.commit("one", map[string]string{"n": "1"})
+	dir := t.TempDir()
+	w := newWorld(t, gitRepository(serveHTTP(t, r, nil).url, nil))
+	w.limits = small
+	w.restart(dir)
+	before, _ := w.reconcile()
+	used := func() (total int64) {
+		err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil {
+				total += info.Size()
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return total
+	}
+	begin := used()
+	noise := make([]byte, 2*small.PackBytes)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	r.commit("large", map[string]string{"large": string(noise)})
+	for range 3 {
+		o, _ := w.reconcile()
+		c := reconcile.Condition(o, sourcev1.FetchFailedCondition)
+		if c == nil || c.Reason != sourcev1.GitOperationFailedReason || !strings.Contains(c.Message, "over the limit") {
+			t.Fatalf("conditions are %v: %+v", conditions(o), c)
+		}
+		if diff := cmp.Diff(before.Status.Artifact, o.Status.Artifact); diff != "" || !w.holds(o) {
+			t.Errorf("the artifact has changed:\n%s", diff)
+		}
+		if now := used(); now > begin+(100<<10) {
+			t.Errorf("%d bytes are on the disk, %d before", now, begin)
+		}
 	}
 }

@@ -50,7 +50,7 @@ func TestChartStatusIsFluxs(t *testing.T) {
 	s := chartsServer(t, "web", webArchives(t))
 	w := newWorld(t, helmRepository("charts", s.URL, nil), helmChart("demo-web", kindRepository, "charts", "web", "1.0.0", nil))
 	revision := w.repository("charts").Status.Artifact.Revision
-	w.events.take()
+	w.events.Words()
 	o, result := w.chart("demo-web")
 	size := int64(1017)
 	condition := func(kind string) metav1.Condition {
@@ -68,14 +68,14 @@ func TestChartStatusIsFluxs(t *testing.T) {
 	if diff := cmp.Diff(want, o.Status, cmpopts.IgnoreTypes(metav1.Time{})); diff != "" {
 		t.Errorf("status (-Flux +ours):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"Normal ChartPullSucceeded pulled 'web' chart with version '1.0.0'"}, w.events.take()); diff != "" {
+	if diff := cmp.Diff([]string{"Normal ChartPullSucceeded pulled 'web' chart with version '1.0.0'"}, w.events.Words()); diff != "" {
 		t.Errorf("events:\n%s", diff)
 	}
 	if result.RequeueAfter != o.Spec.Interval.Duration {
 		t.Errorf("comes back after %v", result.RequeueAfter)
 	}
 	s.asked()
-	if again, _ := w.chart("demo-web"); again.ResourceVersion != o.ResourceVersion || len(w.events.take()) > 0 || len(s.asked()) > 0 {
+	if again, _ := w.chart("demo-web"); again.ResourceVersion != o.ResourceVersion || len(w.events.Words()) > 0 || len(s.asked()) > 0 {
 		t.Error("a run in which nothing changed wrote a status, sent an event or asked the server")
 	}
 	o.Spec.Version = ">=1.0.0"
@@ -107,7 +107,7 @@ func TestChartInGitIsPackagedAsByFlux(t *testing.T) {
 	digest := o.Status.Artifact.Digest
 	w.restart(t.TempDir()) // the volume is lost
 	w.git("main@sha1:f12aaebd0ed930b86b96ed6583add2ad249033ae", files)
-	if o, _ := w.chart("demo-web-git"); o.Status.Artifact.Digest != digest || len(w.events.take()) > 0 {
+	if o, _ := w.chart("demo-web-git"); o.Status.Artifact.Digest != digest || len(w.events.Words()) > 0 {
 		t.Error("the same chart is other bytes, or news, when it is packaged again")
 	}
 }
@@ -533,7 +533,7 @@ func TestF32_LostVolumeIsWaitedOut(t *testing.T) {
 		t.Fatalf("woken: %v", woken.added)
 	}
 	o, _ = w.chart("web")
-	if !o.Status.Artifact.HasDigest(before.Status.Artifact.Digest) || len(w.events.take()) > 0 || !w.store.Holds(artifact.Object{Kind: sourcev1.HelmChartKind, Namespace: o.Namespace, Name: o.Name}, o.Status.Artifact) {
+	if !o.Status.Artifact.HasDigest(before.Status.Artifact.Digest) || len(w.events.Words()) > 0 || !w.store.Holds(artifact.Object{Kind: sourcev1.HelmChartKind, Namespace: o.Namespace, Name: o.Name}, o.Status.Artifact) {
 		t.Errorf("%v", told(o))
 	}
 	w.repository("charts")

@@ -191,13 +191,16 @@ type answer struct {
 func (f *Fetcher) get(ctx context.Context, r remote, at *url.URL, header http.Header, to io.Writer, want wanted) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	caller := at.Host + " " + r.key() // what a server tells one caller counts for no other
-	if err := f.pauses.Check(caller); err != nil {
-		return answer{}, err
-	}
 	credentials := r.credentials
 	if !r.everywhere && !source.SameOrigin(r.url, at) {
 		credentials = source.Credentials{TLS: source.TLS{CA: credentials.TLS.CA}}
+	}
+	caller, err := source.Caller(at.Scheme+"://"+at.Host, credentials)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := f.pauses.Check(caller); err != nil {
+		return answer{}, err
 	}
 	client, err := source.HTTP{Network: f.network, Origin: at, Credentials: credentials, UserAgent: userAgent}.Client()
 	if err != nil {

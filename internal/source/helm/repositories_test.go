@@ -41,11 +41,11 @@ func TestRepositoryStatusIsFluxs(t *testing.T) {
 		t.Errorf("status (-Flux +ours):\n%s", diff)
 	}
 	event := "Normal NewArtifact stored fetched index of size 1.033kB from '" + s.URL + "/charts'"
-	if diff := cmp.Diff([]string{event}, w.events.take()); diff != "" {
+	if diff := cmp.Diff([]string{event}, w.events.Words()); diff != "" {
 		t.Errorf("events:\n%s", diff)
 	}
 	again := w.repository("charts")
-	if again.ResourceVersion != o.ResourceVersion || len(w.events.take()) > 0 {
+	if again.ResourceVersion != o.ResourceVersion || len(w.events.Words()) > 0 {
 		t.Error("a run in which nothing changed wrote a status or sent an event")
 	}
 	res := httptest.NewRecorder()
@@ -112,10 +112,12 @@ func TestF35_BusyServerIsLeftAlone(t *testing.T) {
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
 	}
-	w := newWorld(t, helmRepository("a", s.URL, nil), helmRepository("b", s.URL, nil))
+	w := newWorld(t, helmRepository("a", s.URL, nil), helmRepository("b", s.URL, nil), helmRepository("c", s.URL+"/stable", nil))
 	reason, message := ready(w.repository("a"))
-	if again, same := ready(w.repository("b")); reason != sourcev1.IndexationFailedReason || again != reason || same != message {
-		t.Errorf("%s %s, then %s %s", reason, message, again, same)
+	for _, name := range []string{"b", "c"} {
+		if again, same := ready(w.repository(name)); reason != sourcev1.IndexationFailedReason || again != reason || same != message {
+			t.Errorf("%s %s, then of %s: %s %s", reason, message, name, again, same)
+		}
 	}
 	if asked := s.asked(); len(asked) != 1 {
 		t.Errorf("asked %v", asked)
@@ -168,7 +170,7 @@ func TestF25_LastIndexStaysWhenTheServerIsDown(t *testing.T) {
 	s := serve(t, map[string]string{"/index.yaml": "apiVersion: v1\nentries: {}\n"}, false)
 	w := newWorld(t, helmRepository("charts", s.URL, nil))
 	before := w.repository("charts")
-	w.events.take()
+	w.events.Words()
 	good := s.files["/index.yaml"]
 	for name, bad := range map[string]string{"a page": "<html>", "half an index": "apiVersion: v1\nentries:\n  a:\n  - name: \"", "nothing": ""} {
 		s.set("/index.yaml", bad)
@@ -184,11 +186,11 @@ func TestF25_LastIndexStaysWhenTheServerIsDown(t *testing.T) {
 		}
 	}
 	s.set("/index.yaml", good)
-	w.events.take()
+	w.events.Words()
 	if o := w.repository("charts"); !cmp.Equal(o.Status.Artifact, before.Status.Artifact) {
 		t.Errorf("not the same as before: %v", o.Status.Artifact)
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded stored artifact: revision") {
+	if events := w.events.Words(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded stored artifact: revision") {
 		t.Errorf("events %v", events)
 	}
 }
@@ -267,7 +269,7 @@ func TestRepositoryCredentials(t *testing.T) {
 			if reason, message := ready(o); reason != c.reason {
 				t.Errorf("%s: %s, want %s", reason, message, c.reason)
 			}
-			if said := fmt.Sprint(o.Status, w.events.take()); strings.Contains(said, "canary") { // A29
+			if said := fmt.Sprint(o.Status, w.events.Words()); strings.Contains(said, "canary") { // A29
 				t.Errorf("it tells a secret: %s", said)
 			}
 		})

@@ -31,20 +31,17 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	push "github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
-	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
 	"github.com/cleat-dev/cleat/internal/source/oci"
+	"github.com/cleat-dev/cleat/internal/source/sourcetest"
 )
 
 const namespace = "demo"
@@ -56,7 +53,7 @@ type world struct {
 	dir          string
 	store        *artifact.Store
 	indexes      *Indexes
-	events       *recorded
+	events       *sourcetest.Events
 	limits       Limits
 	registry     Registry
 	repositories func(context.Context, ctrl.Request) (ctrl.Result, error)
@@ -66,8 +63,7 @@ type world struct {
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
 	w := &world{t: t, limits: DefaultLimits, dir: t.TempDir()}
-	w.client = fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
-		WithStatusSubresource(&sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &sourcev1.GitRepository{}, &sourcev1.Bucket{}).Build()
+	w.client = sourcetest.Client(objects, &sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &sourcev1.GitRepository{}, &sourcev1.Bucket{})
 	w.registry = oci.NewCharts(oci.Options{Secrets: w.client})
 	w.restart(w.dir)
 	return w
@@ -80,15 +76,12 @@ func (w *world) restart(dir string) {
 	if w.store, err = artifact.Open(artifact.Options{Dir: dir, Address: "source-controller"}); err != nil {
 		w.t.Fatal(err)
 	}
-	w.dir, w.events, w.indexes = dir, &recorded{}, NewIndexes(w.store)
+	w.dir, w.events, w.indexes = dir, &sourcetest.Events{}, NewIndexes(w.store)
 	o := Options{
 		Store: w.store, Indexes: w.indexes, Fetcher: NewFetcher(source.Network{}, w.limits), Secrets: w.client,
 		Registry: w.registry,
 		Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Edge: reconcile.Edge{
-			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
-			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
-		},
+		Edge: sourcetest.Edge(w.client),
 	}
 	w.repositories = NewRepositories(o).Reconcile
 	w.charts = NewCharts(o)
@@ -237,35 +230,6 @@ func secret(name string, data map[string]string) *corev1.Secret {
 		s.Data[k] = []byte(v)
 	}
 	return s
-}
-
-// recorded keeps events as "type reason message".
-type recorded struct {
-	mu     sync.Mutex
-	events []string
-}
-
-func (r *recorded) AnnotatedEventf(_ runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.events = append(r.events, fmt.Sprintf("%s %s %s", kind, reason, fmt.Sprintf(format, args...)))
-}
-
-func (r *recorded) Event(o runtime.Object, kind, reason, message string) {
-	r.AnnotatedEventf(o, nil, kind, reason, "%s", message)
-}
-
-func (r *recorded) Eventf(o runtime.Object, kind, reason, format string, args ...any) {
-	r.AnnotatedEventf(o, nil, kind, reason, format, args...)
-}
-
-// take returns the events since it was called last.
-func (r *recorded) take() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	events := r.events
-	r.events = nil
-	return events
 }
 
 // server is a chart repository: files by path, and who asked for them.

@@ -40,8 +40,12 @@ type guard struct {
 	confided func(host string) bool
 	own      *http.Transport // shows the client certificate
 	foreign  *http.Transport // does not
-	pauses   source.Pauses
+	pauses   *source.Pauses  // of all registries
+	caller   string          // who asks: the same server may tell somebody else something else
 }
+
+// asked is the key under which is remembered that a host wants to be left alone.
+func (g *guard) asked(host string) string { return host + " " + g.caller }
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && (!g.insecure || req.URL.Scheme != "http") {
@@ -56,7 +60,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 			Err: source.ErrAuthentication,
 		}
 	}
-	if err := g.pauses.Check(req.URL.Host); err != nil {
+	if err := g.pauses.Check(g.asked(req.URL.Host)); err != nil {
 		return nil, err
 	}
 	budget := source.BudgetOf(req.Context())
@@ -74,7 +78,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.pauses.Note(req.URL.Host, source.CheckStatus(res))
+	g.pauses.Note(g.asked(req.URL.Host), source.CheckStatus(res))
 	most := int64(maxAnswer)
 	if n, ok := req.Context().Value(sizeKey{}).(int64); ok {
 		most = n

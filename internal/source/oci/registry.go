@@ -57,9 +57,10 @@ var errNotFound = errors.New("not found")
 type registries struct {
 	network source.Network
 	now     func() time.Time
+	pauses  source.Pauses
 
 	mu   sync.Mutex
-	open map[string]*session // by remote.key
+	open map[string]*session // by repository and remote.caller
 	kept int64               // bytes of answers since all were forgotten last
 }
 
@@ -90,18 +91,11 @@ type remote struct {
 	proxy    *source.Proxy
 }
 
-// key tells apart what must not share answers: another user may be told something else, or nothing.
-func (r remote) key() string {
-	sum := sha256.New()
-	proxy := source.Proxy{}
-	if r.proxy != nil {
-		proxy = *r.proxy
-	}
-	// %q keeps the values apart.
-	fmt.Fprintf(sum, "%q %v %q %q %q %q", r.repository.Name(), r.insecure, []string{r.auth.Username, r.auth.Password, r.auth.Auth,
-		r.auth.IdentityToken, r.auth.RegistryToken}, r.confided, []string{r.tls.CA, r.tls.Certificate, r.tls.Key},
-		[]string{proxy.Address, proxy.Username, proxy.Password})
-	return hex.EncodeToString(sum.Sum(nil))
+// caller names who asks: another user may be told something else, or nothing.
+func (r remote) caller() (string, error) {
+	// One by one, because AuthConfig writes only a part of itself.
+	auth := []string{r.auth.Username, r.auth.Password, r.auth.Auth, r.auth.IdentityToken, r.auth.RegistryToken}
+	return source.Caller(r.insecure, auth, r.confided, r.tls, r.proxy)
 }
 
 // session is what is known of a repository under one set of credentials: the connections, the token, recent answers.
@@ -130,10 +124,14 @@ type descriptor struct {
 func (r *registries) session(to remote) (*session, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now, id := r.now(), to.key()
+	caller, err := to.caller()
+	if err != nil {
+		return nil, err
+	}
+	now, id := r.now(), to.repository.Name()+" "+caller // answers are not shared with anybody else either
 	s, ok := r.open[id]
 	if !ok {
-		guard, err := r.guard(to)
+		guard, err := r.guard(to, caller)
 		if err != nil {
 			return nil, err
 		}
@@ -170,7 +168,7 @@ func (r *registries) sweep(now time.Time) {
 	}
 }
 
-func (r *registries) guard(to remote) (*guard, error) {
+func (r *registries) guard(to remote, caller string) (*guard, error) {
 	own, err := r.network.Transport(to.tls, to.proxy)
 	if err != nil {
 		return nil, err
@@ -180,7 +178,7 @@ func (r *registries) guard(to remote) (*guard, error) {
 		return nil, err
 	}
 	return &guard{
-		registry: to.repository.RegistryStr(), insecure: to.insecure, own: own, foreign: foreign,
+		registry: to.repository.RegistryStr(), insecure: to.insecure, own: own, foreign: foreign, pauses: &r.pauses, caller: caller,
 		confided: func(host string) bool {
 			for _, c := range to.confided {
 				if strings.EqualFold(c, host) {
@@ -260,7 +258,7 @@ func (s *session) status(code int) error {
 	case code == http.StatusNotFound:
 		return errNotFound
 	}
-	if err := s.guard.pauses.Check(s.repository.RegistryStr()); err != nil {
+	if err := s.guard.pauses.Check(s.guard.asked(s.repository.RegistryStr())); err != nil {
 		return err // it has said for how long it wants to be left alone
 	}
 	return &source.Failure{Text: fmt.Sprintf("the registry answers %d", code), Err: httpStatus(code)}

@@ -66,7 +66,7 @@ func TestStatusIsFluxs(t *testing.T) {
 	events := []string{"Normal NewArtifact stored artifact with revision '1.0.0@" + digest + "' from '" + s.url("charts/web") +
 		"', origin source 'local', origin revision 'v1@sha1:0000000000000000000000000000000000000000' map[source.toolkit.fluxcd.io/digest:" +
 		o.Status.Artifact.Digest + " source.toolkit.fluxcd.io/revision:" + o.Status.Artifact.Revision + "]"}
-	if diff := cmp.Diff(events, w.events.take()); diff != "" {
+	if diff := cmp.Diff(events, w.events.Take()); diff != "" {
 		t.Errorf("events:\n%s", diff)
 	}
 	if result.RequeueAfter != time.Minute {
@@ -76,7 +76,7 @@ func TestStatusIsFluxs(t *testing.T) {
 		t.Errorf("served are other bytes than the layer's: %v", err)
 	}
 	again, _ := w.reconcile()
-	if again.ResourceVersion != o.ResourceVersion || len(w.events.take()) > 0 {
+	if again.ResourceVersion != o.ResourceVersion || len(w.events.Take()) > 0 {
 		t.Error("a run in which nothing changed wrote a status or sent an event")
 	}
 }
@@ -174,7 +174,7 @@ func TestF25_TheOldArtifactStaysWhileTheRegistryIsDown(t *testing.T) {
 	s.push(t, "app", "latest", files(t, map[string]string{"n": "1"}))
 	w := newWorld(t, repository(s.url("app"), nil))
 	before, _ := w.reconcile()
-	w.events.take()
+	w.events.Take()
 	s.hook(func(res http.ResponseWriter, _ *http.Request) bool {
 		res.WriteHeader(http.StatusInternalServerError)
 		return true
@@ -192,11 +192,11 @@ func TestF25_TheOldArtifactStaysWhileTheRegistryIsDown(t *testing.T) {
 	if result.RequeueAfter != time.Second {
 		t.Errorf("comes back after %v", result.RequeueAfter)
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Warning OCIArtifactPullFailed ") {
+	if events := w.events.Take(); len(events) != 1 || !strings.HasPrefix(events[0], "Warning OCIArtifactPullFailed ") {
 		t.Errorf("events are %q", events)
 	}
 	w.clock.pass(10 * time.Second)
-	if w.reconcile(); len(w.events.take()) > 0 {
+	if w.reconcile(); len(w.events.Take()) > 0 {
 		t.Error("the same failure was told twice")
 	}
 
@@ -206,7 +206,7 @@ func TestF25_TheOldArtifactStaysWhileTheRegistryIsDown(t *testing.T) {
 	if diff := cmp.Diff(healthy, conditions(o)); diff != "" {
 		t.Errorf("conditions after recovery:\n%s", diff)
 	}
-	if events := w.events.take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded stored artifact with revision 'latest@") {
+	if events := w.events.Take(); len(events) != 1 || !strings.HasPrefix(events[0], "Normal Succeeded stored artifact with revision 'latest@") {
 		t.Errorf("events are %q", events)
 	}
 }
@@ -221,7 +221,7 @@ func TestF32_LostStorageIsFetchedAgainQuietly(t *testing.T) {
 	if !w.store.Holds(artifact.Object{Kind: sourcev1.OCIRepositoryKind, Namespace: o.Namespace, Name: o.Name}, o.Status.Artifact) || o.Status.Artifact.Revision != before.Status.Artifact.Revision {
 		t.Errorf("artifact is %+v", o.Status.Artifact)
 	}
-	if diff := cmp.Diff(healthy, conditions(o)); diff != "" || len(w.events.take()) > 0 {
+	if diff := cmp.Diff(healthy, conditions(o)); diff != "" || len(w.events.Take()) > 0 {
 		t.Errorf("conditions:\n%s", diff)
 	}
 }
@@ -315,11 +315,14 @@ func TestF35_RetryAfterIsHonoured(t *testing.T) {
 		return true
 	})
 	objects, keys := many(3, s.url("app"))
-	w := newWorld(t, objects...)
+	elsewhere := repository(s.url("other"), nil)
+	elsewhere.Name, elsewhere.UID = "elsewhere", "elsewhere"
+	w := newWorld(t, append(objects, elsewhere)...)
+	keys = append(keys, client.ObjectKeyFromObject(elsewhere))
 	told := map[string]bool{}
 	for _, key := range keys {
 		o, result := w.reconcileKey(key)
-		told[message(o, "Ready")] = true
+		told[strings.ReplaceAll(message(o, "Ready"), "/other", "/app")] = true
 		if result.RequeueAfter < 900*time.Second {
 			t.Errorf("comes back after %v", result.RequeueAfter)
 		}
@@ -328,10 +331,19 @@ func TestF35_RetryAfterIsHonoured(t *testing.T) {
 	if len(told) != 1 {
 		t.Errorf("the same failure has several texts: %v", told)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.requests) != 1 {
-		t.Errorf("the registry was asked %q", s.requests)
+	if asked := s.takeAll(); len(asked) != 1 {
+		t.Errorf("the registry was asked %q", asked)
+	}
+	other := repository(s.url("app"), func(spec *sourcev1.OCIRepositorySpec) { spec.SecretRef = &meta.LocalObjectReference{Name: "login"} })
+	other.Name, other.UID = "other", "other"
+	login := secretOf("login", map[string]string{".dockerconfigjson": `{"auths":{"` + s.host + `":{"username":"robot","password":"secret"}}}`})
+	for _, o := range []client.Object{other, login} {
+		if err := w.client.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.reconcileKey(client.ObjectKeyFromObject(other)); len(s.takeAll()) != 1 {
+		t.Error("what one user was told holds another back")
 	}
 }
 

@@ -28,19 +28,16 @@ import (
 	push "github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
-	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/source/sourcetest"
 )
 
 // world is one agent with one storage, in front of an API server that is a fake.
@@ -53,7 +50,7 @@ type world struct {
 	own    bool // ServiceAccounts may stand for identities in clouds
 	budget func() *source.Budget
 	root   root.TrustedMaterial
-	events *recorded
+	events *sourcetest.Events
 	clock  *clock
 	run    func(context.Context, ctrl.Request) (ctrl.Result, error)
 }
@@ -78,8 +75,7 @@ func (c *clock) pass(d time.Duration) {
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
-	w := &world{t: t, clock: &clock{at: time.Now()}, client: fake.NewClientBuilder().WithScheme(api.NewScheme()).WithObjects(objects...).
-		WithStatusSubresource(&sourcev1.OCIRepository{}).Build()}
+	w := &world{t: t, clock: &clock{at: time.Now()}, client: sourcetest.Client(objects, &sourcev1.OCIRepository{})}
 	w.restart(t.TempDir())
 	return w
 }
@@ -91,45 +87,13 @@ func (w *world) restart(dir string) {
 	if w.store, err = artifact.Open(artifact.Options{Dir: dir, Address: "source-controller", Limits: w.limits}); err != nil {
 		w.t.Fatal(err)
 	}
-	w.events = &recorded{}
+	w.events = &sourcetest.Events{}
 	w.run = NewRepositories(Options{
 		Store: w.store, Secrets: w.client, Recorder: reconcile.NewRecorder(w.events), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Waker: &reconcile.Waker{}, Now: w.clock.now, Clouds: w.clouds, ObjectIdentity: w.own, Budget: w.budget,
 		PublicRoot: func(context.Context) (root.TrustedMaterial, error) { return w.root, nil },
-		Edge: reconcile.Edge{
-			Reader: w.client, Client: w.client, Metrics: reconcile.NewMetrics(prometheus.NewRegistry()), Watchdog: reconcile.NewWatchdog(),
-			Timing: reconcile.Timing{MinRetry: time.Second, MaxRetry: time.Minute, Dependency: time.Minute},
-		},
+		Edge:       sourcetest.Edge(w.client),
 	}).Reconcile
-}
-
-// recorded keeps events as "type reason message {metadata}".
-type recorded struct {
-	mu     sync.Mutex
-	events []string
-}
-
-func (r *recorded) AnnotatedEventf(_ runtime.Object, metadata map[string]string, kind, reason, format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.events = append(r.events, fmt.Sprintf("%s %s %s %v", kind, reason, fmt.Sprintf(format, args...), metadata))
-}
-
-func (r *recorded) Event(o runtime.Object, kind, reason, message string) {
-	r.AnnotatedEventf(o, nil, kind, reason, "%s", message)
-}
-
-func (r *recorded) Eventf(o runtime.Object, kind, reason, format string, args ...any) {
-	r.AnnotatedEventf(o, nil, kind, reason, format, args...)
-}
-
-// take returns the events since it was called last.
-func (r *recorded) take() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	events := r.events
-	r.events = nil
-	return events
 }
 
 func repository(url string, set func(*sourcev1.OCIRepositorySpec)) *sourcev1.OCIRepository {
