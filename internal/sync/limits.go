@@ -133,6 +133,9 @@ func aliasedIn(text string, most int) (int, error) {
 			if decoder.Decode(&root) != nil {
 				break
 			}
+			if len(root.Content) == 1 && root.Content[0].Kind == yamlv3.ScalarNode {
+				continue // one text, which would be looked into for ever
+			}
 			e := expansion{most: most, sizes: map[*yamlv3.Node]int{}}
 			e.size(&root)
 			if e.endless != "" {

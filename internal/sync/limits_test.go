@@ -247,3 +247,12 @@ func FuzzA27_Substitute(f *testing.F) {
 		}
 	})
 }
+
+// TestAliasesOfAText: a text that is one YAML scalar is not looked into again and again. An encrypted value often is one.
+func TestAliasesOfAText(t *testing.T) {
+	for _, text := range []string{`a\b&c*d`, `"a\\b &c *d"`, `ENC[AES256_GCM,data:a\b&*]`, "k: 'a\\b & *'\n"} {
+		if size, err := aliasedIn(text, maxBuildBytes); size != 0 || err != nil {
+			t.Errorf("%q: %d bytes of aliases, %v", text, size, err)
+		}
+	}
+}
