@@ -129,7 +129,7 @@ func (r *renderer) buildWith(ctx context.Context, ks *kustomizev1.Kustomization,
 // as it was left then, nothing is rendered and nothing will be applied; somebody who asks for a run by hand gets one in full.
 func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 	if !a.requested() {
-		if known := r.builds.same(a.ks, a.snapshot, r.Clusters.Own().Observer); known != nil && a.applier.AsLeft(a.key, known.Refs) {
+		if known := r.builds.same(a.ks, a.asked.variables, a.snapshot, r.Clusters.Own().Observer); known != nil && a.applier.AsLeft(a.key, known.Refs) {
 			a.release()
 			a.take(known)
 			a.asLeft = true
@@ -140,6 +140,9 @@ func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 	build, err := r.render(ctx, a)
 	if err != nil {
 		return api.AsFault(err, meta.BuildFailedReason, api.RetryInterval)
+	}
+	if build.from != nil {
+		build.from.changes = a.asked.variables
 	}
 	a.take(build)
 	return nil
