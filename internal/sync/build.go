@@ -136,6 +136,10 @@ func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 			return nil
 		}
 	}
+	if err := r.act(ctx, a); err != nil {
+		a.release()
+		return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
+	}
 	r.builds.drop(a.key) // until what is built now has been applied
 	build, err := r.render(ctx, a)
 	if err != nil {
