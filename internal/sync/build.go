@@ -177,77 +177,96 @@ func (r *Reconciler) render(ctx context.Context, a *attempt) (*Build, error) {
 }
 
 // kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file and the
-// sources of its generators and patches decrypted. It also returns what was looked at, unless that cannot be told.
-func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor) (resmap.ResMap, *reads, error) {
-	done, err := openAPI.share(ctx)
+// sources of its generators and patches decrypted. It also returns what was looked at, unless that cannot be told. What was
+// decrypted for one Kustomization is shared with no other.
+func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor) (_ resmap.ResMap, _ *reads, err error) {
+	defer recovered(&err)
+	p, err := r.prepare(ctx, settings, files, dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	resources, seen, own, err := r.accumulate(ctx, settings, files, dir, keys, false)
-	done()
-	if !own {
-		return resources, seen, err
+	shared := !r.remoteBases && keys == nil
+	if shared {
+		if known, reads := r.shared.find(p.key, files); known != nil {
+			p.seen.add(reads)
+			return known, p.seen, nil
+		}
 	}
-	if done, err = openAPI.replace(ctx); err != nil {
+	// Not under the lock of the schema: a key service may take its time.
+	if err := keys.Sources(ctx, p.overlay, files.Dir(), dir); err != nil {
 		return nil, nil, err
 	}
-	defer done()
-	resources, seen, _, err = r.accumulate(ctx, settings, files, dir, keys, true)
-	return resources, seen, err
+	built, own, err := r.accumulate(ctx, p, dir, openAPI.share, false)
+	if own {
+		built, _, err = r.accumulate(ctx, p, dir, openAPI.replace, true)
+	}
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case r.remoteBases:
+		// What comes from elsewhere is cloned into a temporary directory, and may be something else the next time.
+		return built, nil, nil
+	case shared && !own:
+		r.shared.keep(p.key, built, p.seen)
+	}
+	return built, p.seen, nil
 }
 
-// accumulate is one run of the library. Without leave to replace the OpenAPI schema, own says that it has ended because
-// the build has one of its own. What was decrypted for one Kustomization is shared with no other.
-func (r *renderer) accumulate(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor, replace bool) (resources resmap.ResMap, seen *reads, own bool, err error) {
-	// The library panics on data that it did not expect.
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = fmt.Errorf("the kustomize library gave up on this input: %v", cause)
-		}
-	}()
-	seen = newReads()
-	var disk filesys.FileSystem = snapshotFS{files, seen}
+// prepared is what the kustomize library is run over.
+type prepared struct {
+	key     object.Digest // of the directory and the kustomization file with the settings of the spec
+	overlay filesys.FileSystem
+	seen    *reads
+}
+
+// prepare makes the kustomization file with the settings of the spec, which lies over the one in dir.
+func (r *renderer) prepare(ctx context.Context, settings unstructured.Unstructured, files files, dir string) (*prepared, error) {
+	done, err := openAPI.share(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	p := &prepared{seen: newReads()}
+	var disk filesys.FileSystem = snapshotFS{files, p.seen}
 	if r.remoteBases {
-		// What comes from elsewhere is cloned into a temporary directory, and may be something else the next time.
 		if disk, err = securefs.MakeFsOnDiskSecureBuild(files.Dir()); err != nil {
-			return nil, nil, false, err
+			return nil, err
 		}
 	}
 	if err := noteGenerator(disk, dir, settings); err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
 	manifest, file, _, err := kustomize.NewGenerator(files.Dir(), settings).GenerateManifest(dir)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
-	key := object.DigestOfText(dir[len(files.Dir()):] + "\n" + string(manifest))
-	if !r.remoteBases && !replace && keys == nil {
-		if known, reads := r.shared.find(key, files); known != nil {
-			seen.add(reads)
-			return known, seen, false, nil
-		}
+	p.key = object.DigestOfText(dir[len(files.Dir()):] + "\n" + string(manifest))
+	p.overlay = securefs.MakeFsInMemory(disk)
+	return p, p.overlay.WriteFile(file, manifest)
+}
+
+// accumulate is one run of the library, under a lock of the OpenAPI schema. Without leave to replace that, own says that it has
+// ended because the build has one of its own.
+func (r *renderer) accumulate(ctx context.Context, p *prepared, dir string, lock func(context.Context) (func(), error), replace bool) (built resmap.ResMap, own bool, err error) {
+	done, err := lock(ctx)
+	if err != nil {
+		return nil, false, err
 	}
-	overlay := securefs.MakeFsInMemory(disk)
-	if err := overlay.WriteFile(file, manifest); err != nil {
-		return nil, nil, false, err
-	}
-	if err := keys.Sources(ctx, overlay, files.Dir(), dir); err != nil {
-		return nil, nil, false, err
-	}
-	guarded := &guard{FileSystem: overlay, remote: r.remoteBases, replace: replace}
+	defer done()
+	guarded := &guard{FileSystem: p.overlay, remote: r.remoteBases, replace: replace}
 	options := &krusty.Options{LoadRestrictions: types.LoadRestrictionsNone, PluginConfig: types.DisabledPluginConfig()}
-	resources, err = krusty.MakeKustomizer(options).Run(guarded, dir)
-	switch {
-	case guarded.own && !replace:
-		return nil, nil, true, nil
-	case err != nil:
-		return nil, nil, false, err
-	case r.remoteBases:
-		return resources, nil, false, nil
-	case !replace && keys == nil:
-		r.shared.keep(key, resources, seen)
+	built, err = krusty.MakeKustomizer(options).Run(guarded, dir)
+	if guarded.own && !replace {
+		return nil, true, nil
 	}
-	return resources, seen, false, nil
+	return built, false, err
+}
+
+// recovered makes an error of a panic: the library panics on data that it did not expect.
+func recovered(err *error) {
+	if cause := recover(); cause != nil {
+		*err = fmt.Errorf("the kustomize library gave up on this input: %v", cause)
+	}
 }
 
 // noteGenerator looks at what the library's generator looks at, which reads the disk by itself: the kustomization file of
