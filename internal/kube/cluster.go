@@ -124,15 +124,21 @@ func (c *Cluster) Applier(user string) (*Applier, error) {
 // ErrIdentity means: there is nobody of that name to act as. Whoever was to be acted as, nobody else is instead.
 var ErrIdentity = errors.New("cannot act as this ServiceAccount")
 
-// As returns the Applier that acts as a ServiceAccount, after it was seen to exist: the API server lets anybody be acted as
-// who was ever named in a RoleBinding, and a ServiceAccount that was deleted has to have lost its rights (faults.md A21).
-func (c *Cluster) As(ctx context.Context, account types.NamespacedName) (*Applier, error) {
+// As returns the Applier that acts as a ServiceAccount. It makes no request: before anything is done as it, Exists has to
+// have said that there is such a one.
+func (c *Cluster) As(account types.NamespacedName) (*Applier, error) {
 	if reasons := validation.ValidateServiceAccountName(account.Name, false); len(reasons) > 0 {
 		return nil, fmt.Errorf("%w: %q is no name of a ServiceAccount: %s", ErrIdentity, account.Name, strings.Join(reasons, ", "))
 	}
+	return c.Applier("system:serviceaccount:" + account.Namespace + ":" + account.Name)
+}
+
+// Exists is an error unless a ServiceAccount is there: the API server lets anybody be acted as who was ever named in a
+// RoleBinding, and a ServiceAccount that was deleted has to have lost its rights (faults.md A21).
+func (c *Cluster) Exists(ctx context.Context, account types.NamespacedName) error {
 	self, err := c.Applier("")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -140,13 +146,13 @@ func (c *Cluster) As(ctx context.Context, account types.NamespacedName) (*Applie
 	found.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ServiceAccount"))
 	switch err := self.client.Get(ctx, account, found); {
 	case apierrors.IsNotFound(err) && !kindGone(err):
-		return nil, fmt.Errorf("%w: ServiceAccount/%s does not exist", ErrIdentity, account)
+		return fmt.Errorf("%w: ServiceAccount/%s does not exist", ErrIdentity, account)
 	case err != nil:
-		return nil, fmt.Errorf("looking for ServiceAccount/%s: %w", account, err)
+		return fmt.Errorf("looking for ServiceAccount/%s: %w", account, err)
 	case found.DeletionTimestamp != nil:
-		return nil, fmt.Errorf("%w: ServiceAccount/%s is being deleted", ErrIdentity, account)
+		return fmt.Errorf("%w: ServiceAccount/%s is being deleted", ErrIdentity, account)
 	}
-	return c.Applier("system:serviceaccount:" + account.Namespace + ":" + account.Name)
+	return nil
 }
 
 // ask has the API server answer anything.

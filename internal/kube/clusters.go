@@ -103,7 +103,8 @@ func (c *Clusters) Forget(owner types.NamespacedName) {
 // out it has answered, lately: whoever gets it does not spend a worker on a cluster that is not there.
 //
 // The error is a NotFound when the Secret or ConfigMap is not there, ErrKubeconfig when what it holds cannot be used, and
-// ErrUnreachable when nobody answers. The cluster that the owner had is then left to it.
+// ErrUnreachable when nobody answers. The cluster that the owner had is then left to it, unless only the answer is missing:
+// the new one is the owner's then, and is asked again the next time.
 func (c *Clusters) Remote(ctx context.Context, owner types.NamespacedName, ref meta.KubeConfigReference) (*Cluster, error) {
 	described, err := c.describe(ctx, owner.Namespace, ref)
 	if err != nil {

@@ -295,7 +295,7 @@ func TestA21_ClustersOfConfigMaps(t *testing.T) {
 func TestA22_AsRefusesNames(t *testing.T) {
 	w := newWorld(t, nil)
 	for _, name := range []string{"", "a:b", "a\nImpersonate-Group: system:masters", "../x", "UPPER"} {
-		if _, err := w.own.As(t.Context(), named("a", name)); !errors.Is(err, ErrIdentity) {
+		if _, err := w.own.As(named("a", name)); !errors.Is(err, ErrIdentity) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

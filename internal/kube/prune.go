@@ -368,6 +368,17 @@ func (a *Applier) get(ctx context.Context, ref object.Ref) (*unstructured.Unstru
 	return live, nil
 }
 
+// MayRead is an error when the user may not read an object, or when that cannot be told. One that is not there may be.
+func (a *Applier) MayRead(ctx context.Context, ref object.Ref) error {
+	if a.impossible(ref) {
+		return nil
+	}
+	if _, err := a.get(ctx, ref); err != nil && !apierrors.IsNotFound(err) && !meta.IsNoMatchError(err) {
+		return fmt.Errorf("%s: %w", ref, err)
+	}
+	return nil
+}
+
 // delete deletes the very object that was read.
 func (a *Applier) delete(ctx context.Context, live *unstructured.Unstructured) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)

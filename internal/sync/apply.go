@@ -19,7 +19,7 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 	if a.asLeft {
 		return nil // the build step has found that all are
 	}
-	if err := r.actStill(ctx, a); err != nil {
+	if err := r.act(ctx, a); err != nil {
 		return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
 	}
 	ignore, err := ignoreRules(a.ks)

@@ -13,17 +13,12 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/kustomize"
-	securefs "github.com/fluxcd/pkg/kustomize/filesys"
 	"github.com/fluxcd/pkg/ssa/normalize"
 	ssautil "github.com/fluxcd/pkg/ssa/utils"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/kustomize/api/konfig"
-	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resmap"
-	"sigs.k8s.io/kustomize/api/types"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/decrypt"
@@ -147,17 +142,24 @@ func (r *renderer) buildWith(ctx context.Context, ks *kustomizev1.Kustomization,
 // as it was left then, nothing is rendered and nothing will be applied; somebody who asks for a run by hand gets one in full.
 func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 	if !a.requested() {
-		if known := r.builds.same(a.ks, a.snapshot, r.Clusters.Own().Observer); known != nil && a.applier.AsLeft(a.key, known.Refs) {
+		if known := r.builds.same(a.ks, a.asked.variables, a.snapshot, r.Clusters.Own().Observer); known != nil && a.applier.AsLeft(a.key, known.Refs) {
 			a.release()
 			a.take(known)
 			a.asLeft = true
 			return nil
 		}
 	}
+	if err := r.act(ctx, a); err != nil {
+		a.release()
+		return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
+	}
 	r.builds.drop(a.key) // until what is built now has been applied
 	build, err := r.render(ctx, a)
 	if err != nil {
 		return api.AsFault(err, meta.BuildFailedReason, api.RetryInterval)
+	}
+	if build.from != nil {
+		build.from.changes = a.asked.variables
 	}
 	a.take(build)
 	return nil
@@ -185,126 +187,6 @@ func (r *Reconciler) render(ctx context.Context, a *attempt) (*Build, error) {
 	case built := <-done:
 		return built.build, built.err
 	}
-}
-
-// kustomize runs the kustomize library over dir, with the settings of the spec merged into its kustomization file and the
-// sources of its generators and patches decrypted. It also returns what was looked at, unless that cannot be told.
-func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor) (resmap.ResMap, *reads, error) {
-	done, err := openAPI.share(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	resources, seen, own, err := r.accumulate(ctx, settings, files, dir, keys, false)
-	done()
-	if !own {
-		return resources, seen, err
-	}
-	if done, err = openAPI.replace(ctx); err != nil {
-		return nil, nil, err
-	}
-	defer done()
-	resources, seen, _, err = r.accumulate(ctx, settings, files, dir, keys, true)
-	return resources, seen, err
-}
-
-// accumulate is one run of the library. Without leave to replace the OpenAPI schema, own says that it has ended because
-// the build has one of its own. What was decrypted for one Kustomization is shared with no other.
-func (r *renderer) accumulate(ctx context.Context, settings unstructured.Unstructured, files files, dir string, keys *decrypt.Decryptor, replace bool) (resources resmap.ResMap, seen *reads, own bool, err error) {
-	// The library panics on data that it did not expect.
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = fmt.Errorf("the kustomize library gave up on this input: %v", cause)
-		}
-	}()
-	seen = newReads()
-	var disk filesys.FileSystem = snapshotFS{files, seen}
-	if r.remoteBases {
-		// What comes from elsewhere is cloned into a temporary directory, and may be something else the next time.
-		if disk, err = securefs.MakeFsOnDiskSecureBuild(files.Dir()); err != nil {
-			return nil, nil, false, err
-		}
-	}
-	if err := noteGenerator(disk, dir, settings); err != nil {
-		return nil, nil, false, err
-	}
-	manifest, file, _, err := kustomize.NewGenerator(files.Dir(), settings).GenerateManifest(dir)
-	if err != nil {
-		return nil, nil, false, err
-	}
-	key := object.DigestOfText(dir[len(files.Dir()):] + "\n" + string(manifest))
-	if !r.remoteBases && !replace && keys == nil {
-		if known, reads := r.shared.find(key, files); known != nil {
-			seen.add(reads)
-			return known, seen, false, nil
-		}
-	}
-	overlay := securefs.MakeFsInMemory(disk)
-	if err := overlay.WriteFile(file, manifest); err != nil {
-		return nil, nil, false, err
-	}
-	if err := keys.Sources(ctx, overlay, files.Dir(), dir); err != nil {
-		return nil, nil, false, err
-	}
-	guarded := &guard{FileSystem: overlay, remote: r.remoteBases, replace: replace, ended: ctx.Err}
-	options := &krusty.Options{LoadRestrictions: types.LoadRestrictionsNone, PluginConfig: types.DisabledPluginConfig()}
-	resources, err = krusty.MakeKustomizer(options).Run(guarded, dir)
-	switch {
-	case guarded.own && !replace:
-		return nil, nil, true, nil
-	case guarded.exceeded != nil:
-		return nil, nil, false, guarded.exceeded // rather than how often it was met on the way up
-	case err != nil:
-		return nil, nil, false, err
-	case r.remoteBases:
-		return resources, nil, false, nil
-	case !replace && keys == nil:
-		r.shared.keep(key, resources, seen)
-	}
-	return resources, seen, false, nil
-}
-
-// noteGenerator looks at what the library's generator looks at, which reads the disk by itself: the kustomization file of
-// dir or, where there is none, the directories in which it searches for manifests. Since it parses the manifests that it finds,
-// they are held to the limits here.
-func noteGenerator(disk filesys.FileSystem, dir string, settings unstructured.Unstructured) error {
-	components, _, _ := unstructured.NestedStringSlice(settings.Object, "spec", "components")
-	for _, component := range components {
-		disk.Exists(filepath.Join(dir, component)) // a missing one may be ignored
-	}
-	var used usage
-	if name := kustomizationIn(disk, dir); name != "" {
-		data, err := disk.ReadFile(name)
-		if err == nil {
-			err = used.take(name, data)
-		}
-		if err == nil {
-			_, err = used.takeBase(name, data)
-		}
-		return err
-	}
-	return disk.Walk(dir, func(name string, info fs.FileInfo, err error) error {
-		if err == nil && info.IsDir() && name != dir && kustomizationIn(disk, name) != "" {
-			return filepath.SkipDir
-		}
-		if ext := filepath.Ext(name); err == nil && !info.IsDir() && (ext == ".yaml" || ext == ".yml") {
-			data, err := disk.ReadFile(name)
-			if err != nil {
-				return err
-			}
-			return used.take(name, data)
-		}
-		return err
-	})
-}
-
-// kustomizationIn returns the path of the kustomization file in dir, or "".
-func kustomizationIn(disk filesys.FileSystem, dir string) string {
-	for _, name := range konfig.RecognizedKustomizationFileNames() {
-		if name = filepath.Join(dir, name); disk.Exists(name) && !disk.IsDir(name) {
-			return name
-		}
-	}
-	return ""
 }
 
 // substitute replaces ${variables} in every resource that does not opt out. CustomResourceDefinitions are exempt: their

@@ -30,6 +30,7 @@ func newBuilds() *builds { return &builds{by: map[types.NamespacedName]*Build{}}
 // origin is all that a build was made from.
 type origin struct {
 	asked      object.Digest // of the spec
+	changes    uint64        // of variables and keys, as far as they had been told of; see counters
 	reads      *reads
 	references map[object.Ref]version
 }
@@ -78,12 +79,13 @@ type observer interface {
 	Get(object.Ref) (kube.Observation, kube.State)
 }
 
-// same returns the build that is remembered if a build of files would be the same, and nil otherwise.
-func (b *builds) same(ks *kustomizev1.Kustomization, files files, observer observer) *Build {
+// same returns the build that is remembered if a build of files would be the same, and nil otherwise. changes is how often
+// the object was told that what it refers to has changed: it may have been told before the observer was.
+func (b *builds) same(ks *kustomizev1.Kustomization, changes uint64, files files, observer observer) *Build {
 	b.mu.Lock()
 	known := b.by[client.ObjectKeyFromObject(ks)]
 	b.mu.Unlock()
-	if known == nil || known.from.asked != digestOfSpec(ks) || !known.from.reads.sameIn(files) {
+	if known == nil || known.from.asked != digestOfSpec(ks) || known.from.changes != changes || !known.from.reads.sameIn(files) {
 		return nil
 	}
 	for ref, was := range known.from.references {

@@ -107,7 +107,7 @@ func TestSameBuild(t *testing.T) {
 			known := newBuilds()
 			known.keep(client.ObjectKeyFromObject(ks), first)
 			changed := commit(t, store, test.change(shop))
-			same := known.same(ks, changed, unobserved{})
+			same := known.same(ks, 0, changed, unobserved{})
 			if got := same != nil; got != test.same {
 				t.Fatalf("the build is remembered: %v, want %v", got, test.same)
 			}
@@ -144,26 +144,29 @@ func TestSameBuildOfOthers(t *testing.T) {
 	}
 	variables := object.Ref{Version: "v1", Kind: "ConfigMap", Namespace: "demo", Name: "variables"}
 	b.from.references[variables] = version{"u", "7"}
+	b.from.changes = 1
 	known := newBuilds()
 	known.keep(client.ObjectKeyFromObject(ks), b)
 	for _, test := range []struct {
-		name string
-		seen observed
-		same bool
+		name    string
+		changes uint64
+		seen    observed
+		same    bool
 	}{
-		{"the same version", observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true, Synced: true}}, true},
-		{"a watch that lags", observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true}}, false},
-		{"another version", observed{kube.Observation{UID: "u", ResourceVersion: "8"}, kube.State{Found: true, Synced: true}}, false},
-		{"gone", observed{kube.Observation{}, kube.State{Synced: true}}, false},
+		{"the same version", 1, observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true, Synced: true}}, true},
+		{"a watch that is not synced", 1, observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true}}, false},
+		{"a change that the watch has not seen yet", 2, observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true, Synced: true}}, false},
+		{"another version", 1, observed{kube.Observation{UID: "u", ResourceVersion: "8"}, kube.State{Found: true, Synced: true}}, false},
+		{"gone", 1, observed{kube.Observation{}, kube.State{Synced: true}}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := known.same(ks, snapshot, test.seen) != nil; got != test.same {
+			if got := known.same(ks, test.changes, snapshot, test.seen) != nil; got != test.same {
 				t.Errorf("the build is remembered: %v, want %v", got, test.same)
 			}
 		})
 	}
 	ks.Spec.Force = true
-	if known.same(ks, snapshot, observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true, Synced: true}}) != nil {
+	if known.same(ks, 1, snapshot, observed{kube.Observation{UID: "u", ResourceVersion: "7"}, kube.State{Found: true, Synced: true}}) != nil {
 		t.Error("the build of another spec is remembered")
 	}
 }

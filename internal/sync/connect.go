@@ -31,8 +31,9 @@ type Clusters interface {
 }
 
 // connect finds out where the attempt acts and as whom. It comes when nothing is waited for any more and before
-// anything is built: whether a build can be spared depends on it. The watches, whose answers are shared, are the agent's own on its cluster, and those of the
-// kubeConfig's user on another.
+// anything is built: whether a build can be spared depends on it. Whether there still is somebody of that name is asked when
+// there is something to do; see act. The watches, whose answers are shared, are the agent's own on its cluster, and those of
+// the kubeConfig's user on another.
 func (r *Reconciler) connect(ctx context.Context, a *attempt) error {
 	err := r.reach(ctx, a)
 	if err == nil {
@@ -48,7 +49,21 @@ func (r *Reconciler) reach(ctx context.Context, a *attempt) error {
 		return err
 	}
 	a.cluster = cluster
-	return r.act(ctx, a)
+	if account, named := r.account(a.ks); named {
+		a.applier, err = cluster.As(account)
+		return err
+	}
+	a.applier, err = cluster.Applier("")
+	return err
+}
+
+// account is whom a Kustomization acts as; named is false for the agent itself.
+func (r *Reconciler) account(ks *kustomizev1.Kustomization) (account types.NamespacedName, named bool) {
+	name := ks.Spec.ServiceAccountName
+	if name == "" {
+		name = r.Options.DefaultServiceAccount
+	}
+	return types.NamespacedName{Namespace: ks.Namespace, Name: name}, name != ""
 }
 
 func (r *Reconciler) clusterOf(ctx context.Context, ks *kustomizev1.Kustomization) (*kube.Cluster, error) {
@@ -63,31 +78,24 @@ func (r *Reconciler) clusterOf(ctx context.Context, ks *kustomizev1.Kustomizatio
 	return cluster, nil
 }
 
-// act sets whom the attempt acts as. Whoever was named, or is the default for those who name nobody, has to exist: nothing
-// is ever done with the agent's own rights instead (faults.md A21).
-func (r *Reconciler) act(ctx context.Context, a *attempt) (err error) {
-	a.acting = time.Now()
-	account := a.ks.Spec.ServiceAccountName
-	if account == "" {
-		account = r.Options.DefaultServiceAccount
-	}
-	if account == "" {
-		a.applier, err = a.cluster.Applier("")
-		return err
-	}
-	a.applier, err = a.cluster.As(ctx, types.NamespacedName{Namespace: a.key.Namespace, Name: account})
-	return err
-}
-
 // actAgain is how long it counts that somebody was seen to exist.
 const actAgain = 5 * time.Second
 
-// actStill looks again whether whom the attempt acts as still exists, when the steps since have taken their time (A21).
-func (r *Reconciler) actStill(ctx context.Context, a *attempt) error {
-	if time.Since(a.acting) < actAgain {
+// act has to come before anything is done as whom the attempt acts as. Whoever was named, or is the default for those who name
+// nobody, has to exist: nothing is ever done with the agent's own rights instead (faults.md A21). It looks again when the steps
+// since the last time have taken theirs. Where nothing is done nothing is asked.
+func (r *Reconciler) act(ctx context.Context, a *attempt) error {
+	account, named := r.account(a.ks)
+	if !named || time.Since(a.acting) < actAgain {
 		return nil
 	}
-	return r.act(ctx, a)
+	now := time.Now()
+	if err := a.cluster.Exists(ctx, account); err != nil {
+		a.applier = nil
+		return err
+	}
+	a.acting = now
+	return nil
 }
 
 // retryOfConnect says what makes it worth trying again: somebody has to change something, or something has to pass.

@@ -3,10 +3,13 @@ package sync
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	"golang.org/x/tools/txtar"
@@ -114,5 +117,57 @@ func TestA29_DecryptedIsMasked(t *testing.T) {
 	builds.keep(key, b)
 	if builds.by[key] == nil || builds.by[key].Sensitive != nil {
 		t.Error("what was decrypted is remembered")
+	}
+}
+
+// A key service that does not answer holds up no build but its own: not even one that has to be alone with the schema.
+func TestDecryptionIsOutsideOfTheSchemaLock(t *testing.T) {
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	vault := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		http.Error(w, "{}", http.StatusForbidden)
+	}))
+	defer vault.Close()
+	keys := keysOf("demo", "").(*corev1.Secret)
+	keys.Data = map[string][]byte{"sops.vault-token": []byte("token")}
+	vaults := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "flux-system", Name: "vaults"},
+		Data:       map[string]string{"config.yaml": "instances: [{address: '" + vault.URL + "', loginPath: auth/kubernetes/login}]"},
+	}
+	c := fake.NewClientBuilder().WithObjects(keys, vaults).Build()
+	r := &renderer{variables: c, decryption: decrypt.NewLoader(c, decrypt.Options{Namespace: "flux-system", VaultConfigMap: "vaults"})}
+	snapshot := tree(t, `
+-- kustomization.yaml --
+secretGenerator: [{name: a, files: [secret.yaml]}]
+-- secret.yaml --
+token: ENC[AES256_GCM,data:aGVsbG8=,iv:aGVsbG8=,tag:aGVsbG8=,type:str]
+sops:
+  hc_vault: [{vault_address: "`+vault.URL+`", engine_path: sops, key_name: k, created_at: "2024-01-01T00:00:00Z", enc: "vault:v1:abc"}]
+  lastmodified: "2024-01-01T00:00:00Z"
+  mac: ENC[AES256_GCM,data:aGVsbG8=,iv:aGVsbG8=,tag:aGVsbG8=,type:str]
+  version: 3.9.0
+`)
+	built := make(chan error, 1)
+	go func() {
+		_, err := buildWith(r, kustomization(t, "{decryption: {provider: sops, secretRef: {name: keys}}}"), snapshot)
+		built <- err
+	}()
+	select {
+	case <-asked:
+	case err := <-built:
+		t.Fatalf("the Vault was not asked: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	done, err := openAPI.replace(ctx)
+	if err != nil {
+		t.Errorf("while the Vault is silent: %v", err)
+	} else {
+		done()
+	}
+	close(answer)
+	if err := <-built; err == nil {
+		t.Error("a Vault that refuses is no error")
 	}
 }

@@ -62,6 +62,9 @@ func (r *Reconciler) remove(ctx context.Context, a *attempt, tracked []object.Re
 	if err := r.reach(ctx, a); err != nil {
 		return err
 	}
+	if err := r.act(ctx, a); err != nil {
+		return err
+	}
 	if r.waits.left(a.key) == nil {
 		a.cluster.Observer.Watch(a.key, tracked)
 		result, err := r.pruneRefs(ctx, a, tracked)

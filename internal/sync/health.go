@@ -19,10 +19,11 @@ import (
 )
 
 // health waits, without holding a worker, until everything asked for is healthy.
-func (r *Reconciler) health(_ context.Context, a *attempt) error {
+func (r *Reconciler) health(ctx context.Context, a *attempt) error {
 	if a.wait == nil {
-		a.wait = r.newWait(a)
-		r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
+		if err := r.beginWait(ctx, a); err != nil {
+			return err
+		}
 	}
 	v := r.waits.judge(a.wait, r.lookOf(a.key))
 	if len(a.wait.targets) == 0 {
@@ -45,12 +46,44 @@ func (r *Reconciler) health(_ context.Context, a *attempt) error {
 	return &reconcile.Waiting{After: a.wait.deadline.Sub(now) + time.Millisecond}
 }
 
-// newWait has everything observed that the attempt has to wait for.
-func (r *Reconciler) newWait(a *attempt) *wait {
+// beginWait has everything observed that the attempt has to wait for.
+func (r *Reconciler) beginWait(ctx context.Context, a *attempt) error {
+	targets, foreign := a.targets()
+	if err := r.mayWatch(ctx, a, foreign); err != nil {
+		a.cluster.Observer.Pin(a.key, nil)
+		return err
+	}
+	a.cluster.Observer.Pin(a.key, foreign)
+	a.wait = a.newWait(targets)
+	r.waits.put(a.key, a.wait) // before looking: what changes from here on wakes us
+	return nil
+}
+
+// mayWatch says whether whom the attempt acts as may read what it asks about and has not applied. The watches have the agent's
+// rights, and how an expression judges an object can tell all that is in it (faults.md A20).
+func (r *Reconciler) mayWatch(ctx context.Context, a *attempt, foreign []object.Ref) error {
+	if _, named := r.account(a.ks); !named || len(foreign) == 0 {
+		return nil
+	}
+	if err := r.act(ctx, a); err != nil {
+		return api.AsFault(err, meta.HealthCheckFailedReason, retryOfConnect(err))
+	}
+	for _, ref := range foreign {
+		switch err := a.applier.MayRead(ctx, ref); {
+		case apierrors.IsForbidden(err):
+			return api.Faultf(meta.HealthCheckFailedReason, api.RetryInterval, "health check failed: %w", err)
+		case err != nil:
+			return api.Faultf(meta.HealthCheckFailedReason, api.RetryBackoff, "health check failed: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *attempt) newWait(targets []object.Ref) *wait {
 	now := time.Now()
 	return &wait{
 		asked: a.asked, artifact: *a.artifact,
-		targets: r.targets(a), by: a.judge(), expiring: a.build.Expiring, leaving: a.leaving, pending: a.pending,
+		targets: targets, by: a.judge(), expiring: a.build.Expiring, leaving: a.leaving, pending: a.pending,
 		inventory: a.inventory, digest: a.digest, changed: a.changed,
 		began: a.began, since: now, deadline: now.Add(a.ks.GetTimeout()),
 	}
@@ -76,10 +109,10 @@ func (r *Reconciler) rest(a *attempt, v verdict) {
 	}
 }
 
-// targets returns what the spec wants to be healthy before this Kustomization is Ready, and has it observed. What is not
+// targets returns what the spec wants to be healthy before this Kustomization is Ready, and which of that is foreign: what is not
 // among the objects applied carries no owner label of ours, and is observed by name. Neither the Kustomization itself nor what
 // an annotation has kept from being applied is waited for.
-func (r *Reconciler) targets(a *attempt) []object.Ref {
+func (a *attempt) targets() (targets, foreign []object.Ref) {
 	self := object.Key{Group: api.OwnerGroup, Kind: kustomizev1.KustomizationKind, Namespace: a.key.Namespace, Name: a.key.Name}
 	applied := make(map[object.Key]object.Ref, len(a.desired))
 	for _, ref := range object.Subtract(a.desired, a.skipped) {
@@ -92,7 +125,6 @@ func (r *Reconciler) targets(a *attempt) []object.Ref {
 			wanted = append(wanted, checkRef(check))
 		}
 	}
-	var targets, foreign []object.Ref
 	for _, target := range wanted {
 		ours, ok := applied[target.Key()]
 		switch {
@@ -105,8 +137,7 @@ func (r *Reconciler) targets(a *attempt) []object.Ref {
 		}
 		targets = append(targets, target)
 	}
-	a.cluster.Observer.Pin(a.key, foreign)
-	return targets
+	return targets, foreign
 }
 
 // expiring returns the Jobs that delete themselves when they are done: one that has gone has completed.

@@ -129,7 +129,7 @@ type attempt struct {
 	tracked   []object.Ref       // plan: the inventory as it was
 	cluster   *kube.Cluster      // connect: where to act
 	applier   *kube.Applier      // connect: as whom
-	acting    time.Time          // connect: when that was found out
+	acting    time.Time          // build, apply, prune: when whom it acts as was last seen to exist
 	plan      Plan               // plan
 	recorded  bool               // track: inventory below is to be reported
 	inventory inventory          // plan, track, apply, prune

@@ -49,6 +49,7 @@ type modelAPI struct {
 	objects map[string]map[string]any
 	counter int
 	writes  []string
+	quiet   bool // do not hold that everything is tracked
 }
 
 // modelGroup is where the Kustomization is served, and modelPath where everything else is.
@@ -287,6 +288,8 @@ type modelProcess struct {
 
 	count int
 	dead  bool
+	// unreadable is what a GET of it fails for.
+	unreadable string
 }
 
 var errModelDown = errors.New("no answer")
@@ -307,6 +310,9 @@ func (p *modelProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead {
+		return nil, errModelDown
+	}
+	if p.unreadable != "" && r.Method == http.MethodGet && strings.Contains(r.URL.Path, p.unreadable) {
 		return nil, errModelDown
 	}
 	write := r.Method != http.MethodGet && !r.URL.Query().Has("dryRun")
@@ -343,6 +349,9 @@ func response(r *http.Request, code int, body io.ReadCloser) *http.Response {
 
 func (m *modelAPI) checkTracked() {
 	owned, _ := m.owned()
+	if m.quiet {
+		return
+	}
 	if lost := object.Subtract(owned, m.tracked()); len(lost) > 0 {
 		m.t.Errorf("%v is on the cluster and in no inventory, after:\n%s", lost, strings.Join(m.writes, "\n"))
 	}
@@ -375,6 +384,7 @@ func (c *modelCache) List(context.Context, client.ObjectList, ...client.ListOpti
 type modelAgent struct {
 	process *modelProcess
 	cache   *modelCache
+	events  *record.FakeRecorder
 	cluster *kube.Cluster
 	do      *reconcile.Controller[*kustomizev1.Kustomization, *attempt]
 	desired []*unstructured.Unstructured
@@ -393,12 +403,13 @@ func (m *modelAPI) start(process *modelProcess, limit int, random *rand.Rand) *m
 		m.t.Fatal(err)
 	}
 	log, cache := slog.New(slog.DiscardHandler), &modelCache{modelAPI: m, random: random}
-	recorder := reconcile.NewRecorder(&record.FakeRecorder{})
+	events := &record.FakeRecorder{Events: make(chan string, 1000)}
+	recorder := reconcile.NewRecorder(events)
 	r := New(Reconciler{
 		Reader: cache, Live: direct, Pages: direct, Clusters: kube.NewClusters(cluster, kube.RemoteOptions{}), Recorder: recorder,
 		Waker: &reconcile.Waker{}, Log: log, Options: Options{InventoryLimit: limit},
 	}, direct)
-	a := &modelAgent{process: process, cache: cache, cluster: cluster}
+	a := &modelAgent{process: process, cache: cache, events: events, cluster: cluster}
 	kind := r.Kind()
 	kind.Steps = func(*attempt) []reconcile.Step[*attempt] {
 		return []reconcile.Step[*attempt]{
@@ -430,6 +441,22 @@ func (a *modelAgent) run(t *testing.T, desired []*unstructured.Unstructured) boo
 	a.process.mu.Lock()
 	defer a.process.mu.Unlock()
 	return !a.process.dead
+}
+
+// fault reconciles once and returns the fault of the condition Ready; empty when the run went through.
+func (a *modelAgent) fault(t *testing.T, desired []*unstructured.Unstructured) string {
+	t.Helper()
+	a.run(t, desired)
+	a.process.mu.Lock()
+	defer a.process.mu.Unlock()
+	ks := &kustomizev1.Kustomization{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(a.process.objects["kustomizations/shop"], ks); err != nil {
+		t.Fatal(err)
+	}
+	if ready := reconcile.Condition(ks, meta.ReadyCondition); ready != nil && ready.Status != metav1.ConditionTrue {
+		return ready.Message
+	}
+	return ""
 }
 
 // randomSet makes a random set of ConfigMaps.
@@ -527,14 +554,7 @@ func TestF48_UnansweredWrite(t *testing.T) {
 	process := &modelProcess{}
 	agent := m.start(process, 10_000, rand.New(rand.NewPCG(1, 1)))
 	defer agent.cluster.Close()
-	configMap := func(name string) *unstructured.Unstructured {
-		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"x": "y"}}}
-		u.SetNamespace("demo")
-		u.SetName(name)
-		object.SetOwner(u, modelOwner)
-		return u
-	}
-	both := []*unstructured.Unstructured{configMap("a"), configMap("b")}
+	both := configMaps("a", "b")
 	agent.run(t, both)
 	agent.cache.stuck = true
 	process.count, process.at, process.after = 0, 2, true // after the deletion of b, the status without b
@@ -547,4 +567,99 @@ func TestF48_UnansweredWrite(t *testing.T) {
 	if owned, _ := m.owned(); len(owned) != 2 {
 		t.Errorf("on the cluster: %v", owned)
 	}
+}
+
+func configMaps(names ...string) []*unstructured.Unstructured {
+	var set []*unstructured.Unstructured
+	for _, name := range names {
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"x": "y"}}}
+		u.SetNamespace("demo")
+		u.SetName(name)
+		object.SetOwner(u, modelOwner)
+		set = append(set, u)
+	}
+	return set
+}
+
+// F50: nothing is taken from a page that is gone or was tampered with, that is told, and the run goes on; one that cannot be
+// read stops the run before anything is changed; and an agent that remembers what was in it loses nothing.
+func TestF50_LostPages(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		harm    func(*modelAPI, *modelProcess, string)
+		restart bool
+		lost    bool // what only the page named is left alone
+		stopped bool // nothing at all is done
+	}{
+		{"nothing", func(*modelAPI, *modelProcess, string) {}, true, false, false},
+		{"gone", func(m *modelAPI, _ *modelProcess, page string) { delete(m.objects, page) }, true, true, false},
+		{"tampered with", func(m *modelAPI, _ *modelProcess, page string) {
+			m.objects[page]["data"].(map[string]any)[pageKey] = "demo/shop\ndemo_foreign__ConfigMap v1\n"
+		}, true, true, false},
+		{"unreadable", func(_ *modelAPI, p *modelProcess, page string) { p.unreadable = page }, true, false, true},
+		{"gone, and remembered", func(m *modelAPI, _ *modelProcess, page string) { delete(m.objects, page) }, false, false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newModel(t)
+			process := &modelProcess{}
+			agent := m.start(process, 100, rand.New(rand.NewPCG(1, 1)))
+			agent.run(t, configMaps("a", "b", "c", "d", "e", "f"))
+			m.put("configmaps/foreign", configMaps("foreign")[0].Object)
+			m.objects["configmaps/foreign"]["metadata"].(map[string]any)["labels"] = map[string]any{}
+			if test.restart {
+				agent.cluster.Close()
+				process = &modelProcess{}
+				agent = m.start(process, 100, rand.New(rand.NewPCG(1, 1)))
+			}
+			defer agent.cluster.Close()
+			page, named := m.anyPage(t)
+			test.harm(m, process, page)
+			before, _ := m.owned()
+			m.quiet = true // what is harmed here is tracked no more, which is the point
+			fault := agent.fault(t, configMaps("new"))
+			after, _ := m.owned()
+
+			want := refsOf(configMaps("new"))
+			switch {
+			case test.stopped:
+				want = before
+			case test.lost:
+				want = object.Union(want, named)
+			}
+			if diff := cmp.Diff(want, after); diff != "" {
+				t.Errorf("on the cluster (-want +got):\n%s", diff)
+			}
+			if wrong := strings.Contains(fault, "a page of the inventory"); wrong != test.stopped {
+				t.Errorf("the run ended with %q", fault)
+			}
+			told := false
+			for len(agent.events.Events) > 0 {
+				event := <-agent.events.Events
+				told = told || strings.Contains(event, lostPagesReason)
+			}
+			if told != test.lost {
+				t.Errorf("told of a lost page: %t", told)
+			}
+			if m.objects["configmaps/foreign"] == nil {
+				t.Error("what a tampered page named was deleted")
+			}
+		})
+	}
+}
+
+// anyPage returns the key of a page and what it names.
+func (m *modelAPI) anyPage(t *testing.T) (string, []object.Ref) {
+	t.Helper()
+	for _, key := range slices.Sorted(maps.Keys(m.objects)) {
+		if ref := object.RefOf(&unstructured.Unstructured{Object: m.objects[key]}); object.IsPage(modelOwner, ref) {
+			content, _, _ := unstructured.NestedString(m.objects[key], "data", pageKey)
+			page, err := object.ParsePage(modelOwner, ref.Name, content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return key, page.Refs
+		}
+	}
+	t.Fatal("there is no page")
+	return "", nil
 }

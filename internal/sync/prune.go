@@ -13,7 +13,7 @@ import (
 // prune deletes what is gone from Git. What could not be deleted stays tracked and is tried again.
 func (r *Reconciler) prune(ctx context.Context, a *attempt) error {
 	if len(a.plan.Prune) > 0 {
-		if err := r.actStill(ctx, a); err != nil {
+		if err := r.act(ctx, a); err != nil {
 			return api.AsFault(err, meta.PruneFailedReason, retryOfConnect(err))
 		}
 	}
