@@ -122,11 +122,11 @@ func secretValues(objects []*unstructured.Unstructured) []string {
 		for _, field := range []string{"data", "stringData"} {
 			data, ok := u.Object[field].(map[string]any)
 			if !ok {
-				values = append(values, forms(u.Object[field])...)
+				values = append(values, formsWithin(u.Object[field])...)
 				continue
 			}
 			for _, v := range data {
-				values = append(values, forms(v)...)
+				values = append(values, formsWithin(v)...)
 			}
 		}
 	}
@@ -134,6 +134,23 @@ func secretValues(objects []*unstructured.Unstructured) []string {
 		return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
 	})
 	return slices.Compact(values)
+}
+
+// formsWithin returns the forms of a value and, where a list or a map was written by mistake, of all that is in it: the API
+// server quotes it in a form of its own.
+func formsWithin(v any) []string {
+	out := forms(v)
+	switch v := v.(type) {
+	case []any:
+		for _, entry := range v {
+			out = append(out, formsWithin(entry)...)
+		}
+	case map[string]any:
+		for key, entry := range v {
+			out = append(append(out, forms(key)...), formsWithin(entry)...)
+		}
+	}
+	return out
 }
 
 // forms returns a value as written, decoded from and encoded to base64, line by line, and each of these as it looks

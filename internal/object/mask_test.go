@@ -33,6 +33,8 @@ func TestF45_MaskText(t *testing.T) {
 		"JSON":        {secret("stringData", "<a&b>"), `got "\u003ca\u0026b\u003e"`, `got "***"`},
 		"short":       {secret("stringData", "on"), `configuration "on" is on, not once`, `configuration "***" is ***, not once`},
 		"within":      {secret("stringData", "ab"), "ab cab abab (ab)", "*** cab abab (***)"},
+		"list":        {secret("stringData", []any{"hunter2"}), `got Value:[]interface {}{"hunter2"}`, `got Value:[]interface {}{"***"}`},
+		"map":         {secret("stringData", map[string]any{"key1": "hunter2"}), `got Value:map{"key1":"hunter2"}`, `got Value:map{"***":"***"}`},
 		"no map":      {&unstructured.Unstructured{Object: map[string]any{"kind": "Secret", "apiVersion": "v1", "data": "hunter2"}}, "data: hunter2", "data: ***"},
 		"no secret":   {&unstructured.Unstructured{Object: map[string]any{"kind": "ConfigMap", "apiVersion": "v1", "data": map[string]any{"a": "visible"}}}, "a visible", "a visible"},
 		"other group": {&unstructured.Unstructured{Object: map[string]any{"kind": "Secret", "apiVersion": "x.io/v1", "data": map[string]any{"a": "visible"}}}, "a visible", "a visible"},
