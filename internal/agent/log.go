@@ -36,8 +36,12 @@ func logLevel(name string) slog.Level {
 	}
 }
 
-// fluxKeys renames and formats the attributes that every line has.
+// fluxKeys renames and formats the attributes that every line has, and drops the bodies of requests and answers, which client-go
+// logs at the level trace: those of Secrets too.
 func fluxKeys(groups []string, a slog.Attr) slog.Attr {
+	if a.Key == "body" {
+		return slog.Attr{}
+	}
 	if len(groups) > 0 {
 		return a
 	}
