@@ -198,7 +198,8 @@ func (p *pruning) prune(ctx context.Context, ref object.Ref) (Outcome, string, e
 		case apierrors.IsConflict(err):
 			conflict = err
 		default:
-			return Failed, "", fmt.Errorf("%s delete failed: %w", ref, err)
+			// Admission may quote what it keeps from being deleted.
+			return Failed, "", object.MaskError(fmt.Errorf("%s delete failed: %w", ref, err), live)
 		}
 	}
 	return Failed, "", fmt.Errorf("%s delete failed: %w", ref, conflict)
