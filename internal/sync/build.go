@@ -39,8 +39,8 @@ type Build struct {
 	Expiring map[object.Key]bool
 	// Digest identifies the built manifests, as in status.history.
 	Digest string
-	// Sensitive masks errors about Objects, beside the Secrets among them: it has every value that was decrypted. It is nil
-	// in a build that was remembered, too.
+	// Sensitive masks errors about Objects, beside the Secrets among them: it has every value that was decrypted, and every
+	// variable that came from a Secret. It is nil in a build that was remembered.
 	Sensitive *unstructured.Unstructured
 
 	// from is what the build was made from, so that it can be told whether the next would be the same. Nil: it cannot.
@@ -69,16 +69,34 @@ func (r *renderer) build(ctx context.Context, ks *kustomizev1.Kustomization, fil
 	if err != nil {
 		return nil, err
 	}
-	build, err := r.buildWith(ctx, ks, files, path, references, keys)
+	secrets := newSensitive()
+	build, err := r.buildWith(ctx, ks, files, path, references, keys, secrets)
+	sensitive := together(keys.Sensitive(), secrets)
 	if err != nil {
-		return nil, object.MaskError(err, keys.Sensitive())
+		return nil, object.MaskError(err, sensitive)
 	}
-	build.Sensitive = keys.Sensitive()
+	build.Sensitive = sensitive
 	return build, nil
 }
 
-// buildWith builds with keys to decrypt by. Its errors may quote what was decrypted.
-func (r *renderer) buildWith(ctx context.Context, ks *kustomizev1.Kustomization, files files, path string, references *references, keys *decrypt.Decryptor) (*Build, error) {
+// newSensitive returns an object that is never applied: errors are masked by its values.
+func newSensitive() *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret"}}
+}
+
+// together returns an object with what was decrypted, which may be nil, and the variables that came from Secrets.
+func together(decrypted, variables *unstructured.Unstructured) *unstructured.Unstructured {
+	if decrypted == nil {
+		return variables
+	}
+	if data, ok := variables.Object["stringData"]; ok {
+		decrypted.Object["data"] = data // of which object.MaskError makes no difference
+	}
+	return decrypted
+}
+
+// buildWith builds with keys to decrypt by. Its errors may quote what was decrypted, and secrets, which it fills.
+func (r *renderer) buildWith(ctx context.Context, ks *kustomizev1.Kustomization, files files, path string, references *references, keys *decrypt.Decryptor, secrets *unstructured.Unstructured) (*Build, error) {
 	settings, err := encode(ks)
 	if err != nil {
 		return nil, err
@@ -100,7 +118,7 @@ func (r *renderer) buildWith(ctx context.Context, ks *kustomizev1.Kustomization,
 	if err := keys.Objects(ctx, resources); err != nil {
 		return nil, err
 	}
-	if err := r.substitute(ctx, references, ks, settings, resources); err != nil {
+	if err := r.substitute(ctx, references, ks, settings, resources, secrets); err != nil {
 		return nil, err
 	}
 	manifests, err := resources.AsYaml()
@@ -227,12 +245,14 @@ func (r *renderer) accumulate(ctx context.Context, settings unstructured.Unstruc
 	if err := keys.Sources(ctx, overlay, files.Dir(), dir); err != nil {
 		return nil, nil, false, err
 	}
-	guarded := &guard{FileSystem: overlay, remote: r.remoteBases, replace: replace}
+	guarded := &guard{FileSystem: overlay, remote: r.remoteBases, replace: replace, ended: ctx.Err}
 	options := &krusty.Options{LoadRestrictions: types.LoadRestrictionsNone, PluginConfig: types.DisabledPluginConfig()}
 	resources, err = krusty.MakeKustomizer(options).Run(guarded, dir)
 	switch {
 	case guarded.own && !replace:
 		return nil, nil, true, nil
+	case guarded.exceeded != nil:
+		return nil, nil, false, guarded.exceeded // rather than how often it was met on the way up
 	case err != nil:
 		return nil, nil, false, err
 	case r.remoteBases:
@@ -244,19 +264,34 @@ func (r *renderer) accumulate(ctx context.Context, settings unstructured.Unstruc
 }
 
 // noteGenerator looks at what the library's generator looks at, which reads the disk by itself: the kustomization file of
-// dir or, where there is none, the directories in which it searches for manifests.
+// dir or, where there is none, the directories in which it searches for manifests. Since it parses the manifests that it finds,
+// they are held to the limits here.
 func noteGenerator(disk filesys.FileSystem, dir string, settings unstructured.Unstructured) error {
 	components, _, _ := unstructured.NestedStringSlice(settings.Object, "spec", "components")
 	for _, component := range components {
 		disk.Exists(filepath.Join(dir, component)) // a missing one may be ignored
 	}
+	var used usage
 	if name := kustomizationIn(disk, dir); name != "" {
-		_, err := disk.ReadFile(name)
+		data, err := disk.ReadFile(name)
+		if err == nil {
+			err = used.take(name, data)
+		}
+		if err == nil {
+			_, err = used.takeBase(name, data)
+		}
 		return err
 	}
 	return disk.Walk(dir, func(name string, info fs.FileInfo, err error) error {
 		if err == nil && info.IsDir() && name != dir && kustomizationIn(disk, name) != "" {
 			return filepath.SkipDir
+		}
+		if ext := filepath.Ext(name); err == nil && !info.IsDir() && (ext == ".yaml" || ext == ".yml") {
+			data, err := disk.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			return used.take(name, data)
 		}
 		return err
 	})
@@ -274,12 +309,13 @@ func kustomizationIn(disk filesys.FileSystem, dir string) string {
 
 // substitute replaces ${variables} in every resource that does not opt out. CustomResourceDefinitions are exempt: their
 // descriptions are full of ${…} that mean nothing to us (faults.md F46).
-func (r *renderer) substitute(ctx context.Context, from client.Client, ks *kustomizev1.Kustomization, settings unstructured.Unstructured, resources resmap.ResMap) error {
+//
+// The values of variables that come from Secrets are kept in secrets, by which errors are masked.
+func (r *renderer) substitute(ctx context.Context, from client.Client, ks *kustomizev1.Kustomization, settings unstructured.Unstructured, resources resmap.ResMap, secrets *unstructured.Unstructured) error {
 	if ks.Spec.PostBuild == nil {
 		return nil
 	}
 	// Read once for the whole build; the spec's own variables win over those that are referred to.
-	secrets := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret"}}
 	ctx = kustomize.ContextWithSecretVarsCollector(ctx, func(values map[string]string) { remember(secrets, values) })
 	variables, err := kustomize.LoadVariables(ctx, from, settings)
 	if err != nil {
@@ -296,12 +332,19 @@ func (r *renderer) substitute(ctx context.Context, from client.Client, ks *kusto
 		if resource.GetKind() == "CustomResourceDefinition" {
 			continue
 		}
-		_, err := kustomize.SubstituteVariables(ctx, from, settings, resource,
+		text, err := resource.AsYAML()
+		if err == nil {
+			err = checkSubstituted(string(text), variables)
+		}
+		if err != nil {
+			return fmt.Errorf("post build failed for '%s/%s': %w", resource.GetGvk().String(), resource.GetName(), err)
+		}
+		_, err = kustomize.SubstituteVariables(ctx, from, settings, resource,
 			kustomize.SubstituteWithDryRun(true), // the variables are in settings already
 			kustomize.SubstituteWithStrict(r.strict),
 			kustomize.SubstituteWithAlways(always))
 		if err != nil {
-			return object.MaskError(fmt.Errorf("post build failed for '%s/%s': %w", resource.GetGvk().String(), resource.GetName(), err), secrets)
+			return fmt.Errorf("post build failed for '%s/%s': %w", resource.GetGvk().String(), resource.GetName(), err)
 		}
 	}
 	return nil
@@ -316,6 +359,7 @@ func remember(secrets *unstructured.Unstructured, values map[string]string) {
 	for name, value := range values {
 		data[name] = value
 		data[name+"-bare"] = strings.Trim(value, yamlIndicators)
+		data[name+"-line"] = strings.ReplaceAll(value, "\n", "") // as it is put in
 	}
 	secrets.Object["stringData"] = data
 }

@@ -26,15 +26,29 @@ type guard struct {
 	replace bool
 	// own: there was one that does.
 	own bool
+	// ended says why nobody waits for the build any more. The library cannot be stopped but by a file that it cannot read.
+	ended func() error
+	used  usage
+	// exceeded is the limit that the build has run into. It reads nothing more then: the library takes some errors for no file.
+	exceeded error
 }
 
 // errOwnSchema ends a build that must be run alone.
 var errOwnSchema = errors.New("this build has an openapi field of its own")
 
 func (g *guard) ReadFile(path string) ([]byte, error) {
+	if err := g.ended(); err != nil {
+		return nil, err
+	}
 	data, err := g.FileSystem.ReadFile(path)
 	if err != nil {
 		return data, err
+	}
+	if g.exceeded == nil {
+		g.exceeded = g.used.take(path, data)
+	}
+	if g.exceeded != nil {
+		return nil, g.exceeded
 	}
 	if !slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(path)) {
 		if g.remote {
@@ -43,8 +57,8 @@ func (g *guard) ReadFile(path string) ([]byte, error) {
 		return data, refuseRemotePlugin(data)
 	}
 	var file map[string]any
-	if err := yaml.Unmarshal(data, &file); err != nil {
-		return data, nil //nolint:nilerr // the library says what is wrong with the file
+	if file, g.exceeded = g.used.takeBase(path, data); g.exceeded != nil {
+		return nil, g.exceeded
 	}
 	if hasField(file, "openapi") {
 		g.own = true
