@@ -1,8 +1,11 @@
 package e2e_test
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -37,6 +40,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"refused":    positive(cmdRefused),
 	"rewind":     positive(cmdRewind),
 	"timer":      positive(cmdTimer),
+	"untold":     positive(cmdUntold),
 	"await":      positive(cmdAwait),
 	"requests":   positive(cmdRequests),
 	"writes":     positive(cmdWrites),
@@ -305,6 +309,68 @@ func cmdTimer(ts *testscript.TestScript, args []string) {
 	default:
 		ts.Fatalf("usage: timer start | timer max DURATION TEXT")
 	}
+}
+
+// untold WORD...: fails when the agent has told a word, or its base64 at any offset: in its log, its metrics, its answer to
+// the probe, an Event of the namespace, or anything but the spec of our objects there.
+func cmdUntold(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	ctx, cancel := bounded()
+	defer cancel()
+	told := map[string]string{"log": s.agent.Log()}
+	for name, url := range map[string]string{"metrics": s.agent.Metrics(), "probe": s.agent.Health()} {
+		text, err := answerOf(ctx, url)
+		ts.Check(err)
+		told[name] = text
+	}
+	for _, kind := range []string{"events", "events.events.k8s.io", "kustomizations", "gitrepositories"} {
+		path := "{.items}"
+		if !strings.HasPrefix(kind, "events") {
+			path = "{.items[*]['metadata','status']}"
+		}
+		out, err := exec.CommandContext(ctx, s.kubectl, "kubectl", "--kubeconfig="+s.cluster.Kubeconfig, "--namespace="+s.namespace,
+			"get", kind, "--output=jsonpath="+path).Output()
+		ts.Check(err)
+		told[kind] = string(out)
+	}
+	for where, text := range told {
+		if text == "" {
+			ts.Fatalf("there is nothing in %s to search", where)
+		}
+		for _, word := range args {
+			for _, form := range encodings(word) {
+				if at := strings.Index(text, form); at >= 0 {
+					ts.Fatalf("%s tells %q: …%s", where, form, text[max(0, at-300):min(len(text), at+len(form)+50)])
+				}
+			}
+		}
+	}
+}
+
+// encodings returns a word and what is always in the base64 of a text that holds it: its first and last letters there depend on
+// what is around it.
+func encodings(word string) []string {
+	out := []string{word}
+	for before := range 3 {
+		text := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat(" ", before) + word))
+		out = append(out, text[(before*8+5)/6:len(text)-1])
+	}
+	return out
+}
+
+// answerOf returns what a URL answers.
+func answerOf(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), err
 }
 
 // await KIND/NAME CHECK...: waits until all checks hold at once. A check is

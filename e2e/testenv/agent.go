@@ -162,6 +162,9 @@ func (a *Agent) LoseStorage() error {
 // Metrics is the URL of the agent's metrics.
 func (a *Agent) Metrics() string { return "http://" + a.config.MetricsAddr + "/metrics" }
 
+// Health is the URL of the agent's probe.
+func (a *Agent) Health() string { return "http://" + a.config.HealthAddr + "/healthz" }
+
 // StorageAddr is where the agent serves artifacts.
 func (a *Agent) StorageAddr() string { return a.config.StorageAddr }
 
