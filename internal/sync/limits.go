@@ -45,7 +45,7 @@ func (u *usage) take(path string, data []byte) error {
 	if !mayAlias(string(data)) {
 		return nil
 	}
-	aliased, err := aliasedIn(string(data), maxBuildBytes)
+	aliased, err := aliasedIn(string(data), maxBuildBytes, textsWithin)
 	if err != nil {
 		return fmt.Errorf("%s: %w", short, err)
 	}
@@ -118,13 +118,19 @@ func mayAlias(text string) bool {
 	return (escapes || strings.Contains(text, "&")) && (escapes || strings.Contains(text, "*"))
 }
 
+// textsWithin is how many texts within texts are looked at. One that is all of its document is within itself without end.
+const textsWithin = 2
+
 // aliasedIn returns how many bytes the aliases of a YAML text stand for, or somewhat more than most. The library copies what an
 // alias stands for, so that a few hundred bytes can be any number of gigabytes; and an alias within its own anchor has no
 // end, which would be that of this process: Go cannot recover from a stack that overflows.
 //
 // Texts within the text count, since patches and plugins are written so. What is no YAML has no aliases: the library says
 // what is wrong with it, or it is the text of a ConfigMap.
-func aliasedIn(text string, most int) (int, error) {
+func aliasedIn(text string, most, within int) (int, error) {
+	if within < 0 {
+		return 0, nil
+	}
 	sum := 0
 	for _, document := range documents.Split(strings.ReplaceAll(text, "\r\n", "\n"), -1) {
 		decoder := yamlv3.NewDecoder(strings.NewReader(document))
@@ -133,9 +139,6 @@ func aliasedIn(text string, most int) (int, error) {
 			if decoder.Decode(&root) != nil {
 				break
 			}
-			if len(root.Content) == 1 && root.Content[0].Kind == yamlv3.ScalarNode {
-				continue // one text, which would be looked into for ever
-			}
 			e := expansion{most: most, sizes: map[*yamlv3.Node]int{}}
 			e.size(&root)
 			if e.endless != "" {
@@ -143,7 +146,7 @@ func aliasedIn(text string, most int) (int, error) {
 			}
 			sum += e.aliased
 			for _, inner := range e.texts {
-				aliased, err := aliasedIn(inner, most)
+				aliased, err := aliasedIn(inner, most, within-1)
 				if err != nil {
 					return 0, err
 				}

@@ -200,9 +200,9 @@ func FuzzBuild(f *testing.F) {
 	})
 }
 
-// FuzzA27_Substitute: whatever the value of a variable, where the text has it in quotes it is a value: no document, object or
-// key comes of it. A value that ends the quotes is an error or, as in Flux, whose substitution is one of text, more keys of that
-// object; but never another object, and never another identity.
+// FuzzA27_Substitute: whatever the value of a variable, one object stays one object, and a value without quotes, backslashes and
+// newlines leaves its identity alone. A value that ends the quotes around it may, as in Flux, whose substitution is one of text,
+// become more keys of that object.
 func FuzzA27_Substitute(f *testing.F) {
 	for _, value := range []string{
 		"plain", "", "\x00", "\xff", "a\n---\napiVersion: v1", "'", `"`, `"}, injected: {a: "b`, `x"` + "\n---\nkind: Secret", "${other}", "$${x}", "*a", "&a",
@@ -248,10 +248,10 @@ func FuzzA27_Substitute(f *testing.F) {
 	})
 }
 
-// TestAliasesOfAText: a text that is one YAML scalar is not looked into again and again. An encrypted value often is one.
+// TestAliasesOfAText: a text that is one YAML scalar is not looked into for ever. An encrypted value often is one.
 func TestAliasesOfAText(t *testing.T) {
 	for _, text := range []string{`a\b&c*d`, `"a\\b &c *d"`, `ENC[AES256_GCM,data:a\b&*]`, "k: 'a\\b & *'\n"} {
-		if size, err := aliasedIn(text, maxBuildBytes); size != 0 || err != nil {
+		if size, err := aliasedIn(text, maxBuildBytes, textsWithin); size != 0 || err != nil {
 			t.Errorf("%q: %d bytes of aliases, %v", text, size, err)
 		}
 	}
