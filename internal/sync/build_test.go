@@ -19,7 +19,7 @@ import (
 )
 
 // newStore opens a store in a new directory.
-func newStore(t *testing.T) *artifact.Store {
+func newStore(t testing.TB) *artifact.Store {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir()) // the generator of the kustomize library resolves links
 	if err != nil {

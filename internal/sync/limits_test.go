@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -150,14 +151,13 @@ func TestA17_AbandonedBuild(t *testing.T) {
 }
 
 // snapshotOf makes a snapshot of an archive that a fuzzer made up; nil when no source could have such files.
-func snapshotOf(t *testing.T, archive []byte) *artifact.Snapshot {
+func snapshotOf(t *testing.T, store *artifact.Store, archive []byte) *artifact.Snapshot {
 	t.Helper()
-	store := newStore(t)
 	w, err := store.NewWriter()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
+	t.Cleanup(w.Close) // which lets go of the snapshot
 	for _, file := range txtar.Parse(archive).Files {
 		if w.AddFile(file.Name, false, strings.NewReader(string(file.Data))) != nil {
 			return nil
@@ -179,15 +179,21 @@ func FuzzBuild(f *testing.F) {
 		}
 	}
 	f.Add([]byte(shop))
+	plain := []byte("-- a.yaml --\n" + cmOne)
+	f.Add(plain)
 	f.Add([]byte("-- a.yaml --\n" + cmOne + "data: {a: \"\\0\", b: \x00, c: \xff\xfe}\n"))
 	f.Add([]byte("-- a.yaml --\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: [{apiVersion: v1, kind: List, items: []}]\n"))
+	store := newStore(f)
 	f.Fuzz(func(t *testing.T, archive []byte) {
-		snapshot := snapshotOf(t, archive)
+		snapshot := snapshotOf(t, store, archive)
 		if snapshot == nil {
 			return
 		}
 		first, err := build(t, kustomization(t, "{}"), snapshot)
 		if err != nil {
+			if bytes.Equal(archive, plain) {
+				t.Errorf("what can be built is not: %v", err)
+			}
 			if strings.Contains(err.Error(), snapshot.Dir()) || strings.Contains(err.Error(), os.TempDir()) {
 				t.Errorf("the error %q tells where this machine keeps its files", err)
 			}
@@ -211,6 +217,7 @@ func FuzzA27_Substitute(f *testing.F) {
 		f.Add(value, "${v}")
 		f.Add(value, "${v:-none} ${v^^} ${#v} ${v//a/b}")
 	}
+	store := newStore(f)
 	f.Fuzz(func(t *testing.T, value, text string) {
 		if len(value)+len(text) > 100_000 {
 			return
@@ -223,7 +230,7 @@ func FuzzA27_Substitute(f *testing.F) {
 		if err != nil {
 			return
 		}
-		snapshot := snapshotOf(t, []byte("-- kustomization.yaml --\nresources: [one.json]\n-- one.json --\n"+string(content)))
+		snapshot := snapshotOf(t, store, []byte("-- kustomization.yaml --\nresources: [one.json]\n-- one.json --\n"+string(content)))
 		if snapshot == nil {
 			return
 		}
@@ -231,6 +238,9 @@ func FuzzA27_Substitute(f *testing.F) {
 		ks.Spec.PostBuild.Substitute = map[string]string{"v": value, "other": "o"}
 		b, err := build(t, ks, snapshot)
 		if err != nil {
+			if value == "plain" && text == "${v}" {
+				t.Errorf("what can be built is not: %v", err)
+			}
 			if strings.Contains(err.Error(), snapshot.Dir()) {
 				t.Errorf("the error %q tells where this machine keeps its files", err)
 			}
