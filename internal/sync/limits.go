@@ -63,7 +63,7 @@ func (u *usage) takeBase(path string, data []byte) (map[string]any, error) {
 	}
 	var file map[string]any
 	if yaml.Unmarshal(data, &file) != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // the library says what is wrong with the file
 	}
 	u.bases++
 	depth := u.depths[dir] + 1
