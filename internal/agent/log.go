@@ -2,7 +2,9 @@ package agent
 
 import (
 	"io"
+	"log"
 	"log/slog"
+	"runtime"
 	"strings"
 
 	"github.com/go-logr/logr"
@@ -57,10 +59,30 @@ func fluxKeys(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// TakeOverLogs sends what client-go and controller-runtime log for the whole process to w, in the agent's format. It is for
-// a process that is nothing but the agent, and is called before anything else runs.
+// TakeOverLogs sends what client-go, controller-runtime and the standard logger log for the whole process to w, in the
+// agent's format. It is for a process that is nothing but the agent, and is called before anything else runs.
 func TakeOverLogs(w io.Writer) {
-	log := newLogger(w, "info", "json")
-	klog.SetSlogLogger(log.With("logger", "client-go"))
-	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	logger := newLogger(w, "info", "json")
+	klog.SetSlogLogger(logger.With("logger", "client-go"))
+	ctrl.SetLogger(logr.FromSlogHandler(logger.Handler()))
+	log.SetFlags(0)
+	log.SetOutput(survivor{logger})
+}
+
+// survivor takes what is written by the standard logger. The kustomize library ends the process with log.Fatal where it meets
+// what it did not expect, and what it meets is a tenant's: the panic that takes its place ends that build alone.
+type survivor struct{ logger *slog.Logger }
+
+func (s survivor) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	callers := make([]uintptr, 8)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers)])
+	for more := true; more; {
+		var frame runtime.Frame
+		if frame, more = frames.Next(); strings.HasPrefix(frame.Function, "log.") && strings.Contains(frame.Function, "Fatal") {
+			panic("a library would have ended the agent: " + text)
+		}
+	}
+	s.logger.Info("a library has logged", "line", text)
+	return len(line), nil
 }
