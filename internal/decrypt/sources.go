@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/api/konfig"
@@ -155,7 +156,7 @@ func references(text []byte) ([]reference, error) {
 			found = append(found, reference{path: path, use: useGenerator, key: key})
 		}
 	}
-	for _, p := range append(k.Patches, k.PatchesJson6902...) { //nolint:staticcheck // deprecated, and in use
+	for _, p := range slices.Concat(k.Patches, k.PatchesJson6902) { //nolint:staticcheck // deprecated, and in use
 		found = append(found, reference{path: p.Path, use: usePatch})
 	}
 	for _, p := range k.PatchesStrategicMerge { //nolint:staticcheck // deprecated, and in use; a path or the patch itself

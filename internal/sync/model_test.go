@@ -491,7 +491,7 @@ func refsOf(set []*unstructured.Unstructured) []object.Ref {
 // next run that is let through brings the cluster to what Git says, with an inventory of just that.
 func TestF04_F34_F48_F50_AnyInterleavingKeepsTrack(t *testing.T) {
 	sequences := 6
-	if testing.Short() {
+	if testing.Short() { // by hand; make test runs all
 		sequences = 2
 	}
 	for _, limit := range []int{10_000, 150} {

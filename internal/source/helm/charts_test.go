@@ -409,10 +409,10 @@ func TestCompressionIsUndoneOnce(t *testing.T) {
 		"an empty body, said to be an archive": {"/web-1.0.0.tgz", ""},
 	} {
 		for _, encoding := range []string{"", "gzip", "GZIP"} {
+			if encoding == "" && tt.body != archive && tt.body != index {
+				continue // nobody could know that this is compressed
+			}
 			t.Run(name+" "+encoding, func(t *testing.T) {
-				if encoding == "" && tt.body != archive && tt.body != index {
-					t.Skip("nobody could know")
-				}
 				s := serve(t, map[string]string{"/index.yaml": index, "/web-1.0.0.tgz": archive}, false)
 				s.answer = func(w http.ResponseWriter, r *http.Request) bool {
 					if r.URL.Path != tt.path {
