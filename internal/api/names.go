@@ -18,6 +18,15 @@ const (
 	OwnerName      = OwnerGroup + "/name"
 	OwnerNamespace = OwnerGroup + "/namespace"
 
+	// HelmManager owns the fields of everything a HelmRelease applies, and writes its finalizer and status.
+	HelmManager = "helm-controller"
+	// HelmOwnerGroup prefixes the owner labels on every object a HelmRelease applies, and on its HelmChart.
+	HelmOwnerGroup     = "helm.toolkit.fluxcd.io"
+	HelmOwnerName      = HelmOwnerGroup + "/name"
+	HelmOwnerNamespace = HelmOwnerGroup + "/namespace"
+	// DriftDetectionMark, set to Disabled on an object of a HelmRelease as label or annotation, has its drift left alone.
+	DriftDetectionMark = HelmOwnerGroup + "/driftDetection"
+
 	// PruneAnnotation, set to Disabled on a live object as label or annotation, keeps it from ever being pruned.
 	PruneAnnotation = OwnerGroup + "/prune"
 	// ReconcileAnnotation, set to Disabled on an object in Git or live, keeps us from applying and pruning it.
