@@ -17,6 +17,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/chartfile"
 	"github.com/cleat-dev/cleat/internal/source"
 	"github.com/cleat-dev/cleat/internal/source/oci"
 )
@@ -145,11 +146,11 @@ func (c *charts) fromArchive(a *chartAttempt, p pulled) (build, error) {
 		return build{}, err
 	}
 	if metadata == "" {
-		_, err := c.Fetcher.limits.inspect(archive)
+		_, err := c.Fetcher.limits.files().Inspect(archive)
 		b.archive = archive
 		return b, err
 	}
-	return c.repackage(a, b, func() (*chart.Chart, error) { return c.Fetcher.limits.load(archive) }, nil)
+	return c.repackage(a, b, func() (*chart.Chart, error) { return c.Fetcher.limits.files().Load(archive) }, nil)
 }
 
 // pull downloads a chart, unless the storage has what somebody else has downloaded from the same repository with the same
@@ -184,8 +185,8 @@ func (c *charts) fromSnapshot(ctx context.Context, a *chartAttempt) (build, erro
 	if _, ok := snapshot.File(at); ok {
 		return c.fromFile(a, s)
 	}
-	if _, ok := snapshot.File(path.Join(at, chartFile)); !ok {
-		return build{}, fmt.Errorf("%w: the %s has neither %s nor a packaged chart at %q", errNoChart, a.obj.Spec.SourceRef.Kind, path.Join(at, chartFile), a.obj.Spec.Chart)
+	if _, ok := snapshot.File(path.Join(at, chartfile.Name)); !ok {
+		return build{}, fmt.Errorf("%w: the %s has neither %s nor a packaged chart at %q", errNoChart, a.obj.Spec.SourceRef.Kind, path.Join(at, chartfile.Name), a.obj.Spec.Chart)
 	}
 	return c.fromDirectory(ctx, a, s)
 }
@@ -209,11 +210,11 @@ func inside(name string) (string, error) {
 // fromFile reads a packaged chart.
 func (c *charts) fromFile(a *chartAttempt, s tree) (build, error) {
 	limits := c.Fetcher.limits
-	archive, err := readFile(s.fs, s.at, limits.Chart)
+	archive, err := chartfile.ReadFile(s.fs, s.at, limits.Chart)
 	if err != nil {
 		return build{}, err
 	}
-	about, err := limits.inspect(archive)
+	about, err := limits.files().Inspect(archive)
 	if err != nil {
 		return build{}, err
 	}
@@ -225,7 +226,7 @@ func (c *charts) fromFile(a *chartAttempt, s tree) (build, error) {
 		b.archive = archive
 		return b, nil
 	}
-	return c.repackage(a, b, func() (*chart.Chart, error) { return limits.load(archive) }, &s)
+	return c.repackage(a, b, func() (*chart.Chart, error) { return limits.files().Load(archive) }, &s)
 }
 
 // fromDirectory packages a chart with what it depends on.
@@ -240,7 +241,7 @@ func (c *charts) fromDirectory(ctx context.Context, a *chartAttempt, s tree) (bu
 		return b, err
 	}
 	return c.repackage(a, b, func() (*chart.Chart, error) {
-		ch, err := limits.directory(s.fs, s.names, s.at)
+		ch, err := limits.files().Source(s.fs, s.names, s.at)
 		if err != nil {
 			return nil, err
 		}
@@ -283,7 +284,7 @@ func (c *charts) repackage(a *chartAttempt, b build, load func() (*chart.Chart, 
 		return nil, fs.ErrNotExist
 	}
 	if s != nil {
-		read = func(name string) ([]byte, error) { return readFile(s.fs, name, c.Fetcher.limits.File) }
+		read = func(name string) ([]byte, error) { return chartfile.ReadFile(s.fs, name, c.Fetcher.limits.File) }
 	}
 	values, found, err := mergeValues(a.obj.Spec.ValuesFiles, a.obj.Spec.IgnoreMissingValuesFiles, read)
 	if err != nil {
@@ -315,7 +316,7 @@ func (c *charts) dependency(ctx context.Context, namespace, url, name, version s
 	if err != nil {
 		return nil, err
 	}
-	return c.Fetcher.limits.load(archive)
+	return c.Fetcher.limits.files().Load(archive)
 }
 
 func (c *charts) registryDependency(ctx context.Context, r *sourcev1.HelmRepository, name, version string) ([]byte, error) {

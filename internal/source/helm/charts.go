@@ -19,6 +19,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/chartfile"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source"
 	"github.com/cleat-dev/cleat/internal/source/oci"
@@ -279,7 +280,7 @@ func chartFault(err error) error {
 		return fault(metadataReason)
 	case errors.Is(err, errNoChart):
 		return fault(chartReferenceReason)
-	case errors.Is(err, errChart), errors.Is(err, source.ErrLimit):
+	case errors.Is(err, chartfile.ErrInvalid), errors.Is(err, chartfile.ErrLimit), errors.Is(err, source.ErrLimit):
 		return fault(chartPackageReason)
 	}
 	return source.FetchFault(err, chartPullReason)

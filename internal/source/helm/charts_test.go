@@ -25,7 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
-	"github.com/cleat-dev/cleat/internal/source"
+	"github.com/cleat-dev/cleat/internal/chartfile"
 	"github.com/cleat-dev/cleat/internal/source/oci"
 )
 
@@ -113,7 +113,7 @@ func TestChartInGitIsPackagedAsByFlux(t *testing.T) {
 }
 
 func TestPackagedFilesHaveNoTime(t *testing.T) {
-	c, err := DefaultLimits.load([]byte(packaged(t, "web", "1.0.0")))
+	c, err := DefaultLimits.files().Load([]byte(packaged(t, "web", "1.0.0")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -597,50 +597,50 @@ func TestA01_HostileArchivesAreRefused(t *testing.T) {
 	}
 	nested := targz(t, append([]string{"inner/Chart.yaml", chartYAML("inner", "1.0.0")}, bomb...)...)
 	deep := targz(t, "web/Chart.yaml", yaml)
-	for range maxNested + 2 {
+	for range chartfile.MaxNested + 2 {
 		deep = targz(t, "web/Chart.yaml", yaml, "web/charts/web.tgz", deep)
 	}
 	var many []tar.Header
-	for i := range maxFiles + 1 {
+	for i := range chartfile.MaxFiles + 1 {
 		many = append(many, tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("web/%d", i)})
 	}
 	for name, c := range map[string]struct {
 		archive string
 		want    error
 	}{
-		"A01 parent":             {with(tar.Header{Typeflag: tar.TypeReg, Name: "web/../../x"}), errChart},
-		"A01 absolute":           {with(tar.Header{Typeflag: tar.TypeReg, Name: "/etc/x"}), errChart},
-		"A01 drive":              {with(tar.Header{Typeflag: tar.TypeReg, Name: "C:\\x\\y"}), errChart},
-		"A01 a directory":        {with(tar.Header{Typeflag: tar.TypeDir, Name: "../x/"}), errChart},
-		"A01 long":               {with(tar.Header{Typeflag: tar.TypeReg, Name: "web/" + strings.Repeat("x", 4096)}), errChart},
-		"A02 symlink":            {with(tar.Header{Typeflag: tar.TypeSymlink, Name: "web/templates", Linkname: "/etc"}), errChart},
-		"A02 hardlink":           {with(tar.Header{Typeflag: tar.TypeLink, Name: "web/x", Linkname: "/etc/passwd"}), errChart},
-		"A13 Chart.lock symlink": {with(tar.Header{Typeflag: tar.TypeSymlink, Name: "web/Chart.lock", Linkname: "../../lock"}), errChart},
+		"A01 parent":             {with(tar.Header{Typeflag: tar.TypeReg, Name: "web/../../x"}), chartfile.ErrInvalid},
+		"A01 absolute":           {with(tar.Header{Typeflag: tar.TypeReg, Name: "/etc/x"}), chartfile.ErrInvalid},
+		"A01 drive":              {with(tar.Header{Typeflag: tar.TypeReg, Name: "C:\\x\\y"}), chartfile.ErrInvalid},
+		"A01 a directory":        {with(tar.Header{Typeflag: tar.TypeDir, Name: "../x/"}), chartfile.ErrInvalid},
+		"A01 long":               {with(tar.Header{Typeflag: tar.TypeReg, Name: "web/" + strings.Repeat("x", 4096)}), chartfile.ErrInvalid},
+		"A02 symlink":            {with(tar.Header{Typeflag: tar.TypeSymlink, Name: "web/templates", Linkname: "/etc"}), chartfile.ErrInvalid},
+		"A02 hardlink":           {with(tar.Header{Typeflag: tar.TypeLink, Name: "web/x", Linkname: "/etc/passwd"}), chartfile.ErrInvalid},
+		"A13 Chart.lock symlink": {with(tar.Header{Typeflag: tar.TypeSymlink, Name: "web/Chart.lock", Linkname: "../../lock"}), chartfile.ErrInvalid},
 		"A03 fifo is dropped":    {with(tar.Header{Typeflag: tar.TypeFifo, Name: "web/fifo"}), nil},
 		"A03 device is dropped":  {with(tar.Header{Typeflag: tar.TypeChar, Name: "web/dev"}), nil},
-		"A04 large file":         {targz(t, "web/Chart.yaml", yaml, "web/x", strings.Repeat("x", int(DefaultLimits.File)+1)), source.ErrLimit},
-		"A04 bomb":               {targz(t, append([]string{"web/Chart.yaml", yaml}, bomb...)...), source.ErrLimit},
-		"A04 bomb in a chart":    {targz(t, "web/Chart.yaml", yaml, "web/charts/inner.tgz", nested), source.ErrLimit},
-		"A04 nested":             {deep, source.ErrLimit},
-		"A04 many files":         {entriesGz(t, many, nil), source.ErrLimit},
-		"A13 name of a path":     {targz(t, "web/Chart.yaml", chartYAML("../../x", "1.0.0")), errChart},
-		"A13 empty name":         {targz(t, "web/Chart.yaml", chartYAML(`""`, "1.0.0")), errChart},
-		"no Chart.yaml":          {targz(t, "web/values.yaml", "a: 1"), errChart},
-		"no directory":           {targz(t, "Chart.yaml", yaml), errChart},
-		"twice":                  {targz(t, "web/Chart.yaml", yaml, "web/Chart.yaml", yaml), errChart},
-		"no gzip":                {"PK\x03\x04", errChart},
-		"cut off":                {packaged(t, "web", "1.0.0")[:100], errChart},
+		"A04 large file":         {targz(t, "web/Chart.yaml", yaml, "web/x", strings.Repeat("x", int(DefaultLimits.File)+1)), chartfile.ErrLimit},
+		"A04 bomb":               {targz(t, append([]string{"web/Chart.yaml", yaml}, bomb...)...), chartfile.ErrLimit},
+		"A04 bomb in a chart":    {targz(t, "web/Chart.yaml", yaml, "web/charts/inner.tgz", nested), chartfile.ErrLimit},
+		"A04 nested":             {deep, chartfile.ErrLimit},
+		"A04 many files":         {entriesGz(t, many, nil), chartfile.ErrLimit},
+		"A13 name of a path":     {targz(t, "web/Chart.yaml", chartYAML("../../x", "1.0.0")), chartfile.ErrInvalid},
+		"A13 empty name":         {targz(t, "web/Chart.yaml", chartYAML(`""`, "1.0.0")), chartfile.ErrInvalid},
+		"no Chart.yaml":          {targz(t, "web/values.yaml", "a: 1"), chartfile.ErrInvalid},
+		"no directory":           {targz(t, "Chart.yaml", yaml), chartfile.ErrInvalid},
+		"twice":                  {targz(t, "web/Chart.yaml", yaml, "web/Chart.yaml", yaml), chartfile.ErrInvalid},
+		"no gzip":                {"PK\x03\x04", chartfile.ErrInvalid},
+		"cut off":                {packaged(t, "web", "1.0.0")[:100], chartfile.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := DefaultLimits.inspect([]byte(c.archive)); !errors.Is(err, c.want) {
+			if _, err := DefaultLimits.files().Inspect([]byte(c.archive)); !errors.Is(err, c.want) {
 				t.Errorf("inspect: %v", err)
 			}
-			if _, err := DefaultLimits.load([]byte(c.archive)); !errors.Is(err, c.want) {
+			if _, err := DefaultLimits.files().Load([]byte(c.archive)); !errors.Is(err, c.want) {
 				t.Errorf("load: %v", err)
 			}
 		})
 	}
-	if _, err := (Limits{Chart: 10, File: 10}).inspect([]byte(packaged(t, "web", "1.0.0"))); !errors.Is(err, source.ErrLimit) {
+	if _, err := (Limits{Chart: 10, File: 10}).files().Inspect([]byte(packaged(t, "web", "1.0.0"))); !errors.Is(err, chartfile.ErrLimit) {
 		t.Errorf("--helm-chart-max-size: %v", err)
 	}
 }
@@ -705,11 +705,11 @@ func FuzzArchive(f *testing.F) {
 	limits := Limits{Index: 1 << 20, Chart: 1 << 20, File: 1 << 16}
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		archive := []byte(zipped(t, string(plain))) // the checksums of gzip would keep the fuzzer out
-		about, err := limits.inspect(archive)
+		about, err := limits.files().Inspect(archive)
 		if err == nil && about.Name == "" {
 			t.Error("a chart without a name was accepted")
 		}
-		c, err := limits.load(archive)
+		c, err := limits.files().Load(archive)
 		if err != nil {
 			return
 		}

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/chartfile"
 )
 
 // errDependency: a chart that is needed cannot be had.
@@ -41,16 +42,16 @@ func (d *dependencies) weigh(c *chart.Chart) error {
 	for _, f := range c.Raw {
 		d.bytes += int64(len(f.Data))
 	}
-	if d.bytes > maxExpanded {
-		return tooLarge()
+	if d.bytes > chartfile.MaxExpanded {
+		return fmt.Errorf("%w: the chart expands to more than %d bytes", chartfile.ErrLimit, chartfile.MaxExpanded)
 	}
 	return nil
 }
 
 // build adds what the chart at a path of the tree needs. Where there is a Chart.lock, it says which versions.
 func (d *dependencies) build(c *chart.Chart, at string, depth int) error {
-	if depth > maxNested {
-		return fmt.Errorf("%w: charts need each other more than %d deep", errDependency, maxNested)
+	if depth > chartfile.MaxNested {
+		return fmt.Errorf("%w: charts need each other more than %d deep", errDependency, chartfile.MaxNested)
 	}
 	for _, need := range c.Metadata.Dependencies {
 		if satisfied(c, need) {
@@ -61,7 +62,7 @@ func (d *dependencies) build(c *chart.Chart, at string, depth int) error {
 		}
 		got, err := d.get(c, need, at, depth)
 		if err != nil {
-			return fmt.Errorf("%w: %q, which %s needs: %w", errDependency, need.Name, path.Join(at, chartFile), err)
+			return fmt.Errorf("%w: %q, which %s needs: %w", errDependency, need.Name, path.Join(at, chartfile.Name), err)
 		}
 		c.AddDependency(got)
 	}
@@ -123,7 +124,7 @@ func (d *dependencies) get(c *chart.Chart, need *chart.Dependency, at string, de
 	case err != nil:
 		return nil, err
 	case got.Name() != need.Name:
-		return nil, fmt.Errorf("%w: its Chart.yaml has the name %q", errChart, got.Name())
+		return nil, fmt.Errorf("%w: its Chart.yaml has the name %q", chartfile.ErrInvalid, got.Name())
 	case !allows(need.Version, got.Metadata.Version):
 		return nil, fmt.Errorf("%w: its version %s is not in %q", errNoChart, got.Metadata.Version, need.Version)
 	}
@@ -140,20 +141,20 @@ func (d *dependencies) local(name, at string, depth int) (*chart.Chart, error) {
 		return nil, fmt.Errorf("file://%s leads out of the source", name)
 	}
 	if slices.Contains(d.tree.names, dir) {
-		archive, err := readFile(d.tree.fs, dir, d.limits.Chart)
+		archive, err := chartfile.ReadFile(d.tree.fs, dir, d.limits.Chart)
 		if err != nil {
 			return nil, err
 		}
-		c, err := d.limits.load(archive)
+		c, err := d.limits.files().Load(archive)
 		if err != nil {
 			return nil, err
 		}
 		return c, d.weigh(c)
 	}
-	if !slices.Contains(d.tree.names, path.Join(dir, chartFile)) {
+	if !slices.Contains(d.tree.names, path.Join(dir, chartfile.Name)) {
 		return nil, fmt.Errorf("there is no chart at %q", dir)
 	}
-	c, err := d.limits.directory(d.tree.fs, d.tree.names, dir)
+	c, err := d.limits.files().Source(d.tree.fs, d.tree.names, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -165,20 +166,20 @@ func (d *dependencies) local(name, at string, depth int) (*chart.Chart, error) {
 
 // describe reads the Chart.yaml of a directory.
 func (l Limits) describe(s tree) (*chart.Metadata, error) {
-	name := path.Join(s.at, chartFile)
-	text, err := readFile(s.fs, name, l.File)
+	name := path.Join(s.at, chartfile.Name)
+	text, err := chartfile.ReadFile(s.fs, name, l.File)
 	if err != nil {
 		return nil, err
 	}
 	var m chart.Metadata
 	if err := yaml.Unmarshal(text, &m); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", errChart, name, err)
+		return nil, fmt.Errorf("%w: %s: %w", chartfile.ErrInvalid, name, err)
 	}
 	if m.APIVersion == "" {
 		m.APIVersion = chart.APIVersionV1
 	}
 	if err := m.Validate(); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", errChart, name, err)
+		return nil, fmt.Errorf("%w: %s: %w", chartfile.ErrInvalid, name, err)
 	}
 	return &m, nil
 }

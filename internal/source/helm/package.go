@@ -17,6 +17,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"sigs.k8s.io/yaml"
 
+	"github.com/cleat-dev/cleat/internal/chartfile"
 	"github.com/cleat-dev/cleat/internal/source"
 )
 
@@ -27,7 +28,7 @@ var errValues = errors.New("invalid values files")
 // charts are equal bytes.
 func (l Limits) pack(c *chart.Chart) ([]byte, error) {
 	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("%w: %w", errChart, err)
+		return nil, fmt.Errorf("%w: %w", chartfile.ErrInvalid, err)
 	}
 	var out bytes.Buffer
 	zw := gzip.NewWriter(&out)
@@ -56,7 +57,7 @@ func (p *packer) chart(c *chart.Chart, at string) error {
 	if about.APIVersion == chart.APIVersionV1 {
 		about.Dependencies = nil // these are in requirements.yaml, which is one of the files
 	}
-	if err := p.yaml(path.Join(at, chartFile), about); err != nil {
+	if err := p.yaml(path.Join(at, chartfile.Name), about); err != nil {
 		return err
 	}
 	if c.Lock != nil && about.APIVersion == chart.APIVersionV2 {
@@ -73,7 +74,7 @@ func (p *packer) chart(c *chart.Chart, at string) error {
 	}
 	if c.Schema != nil {
 		if !json.Valid(c.Schema) {
-			return fmt.Errorf("%w: values.schema.json is not JSON", errChart)
+			return fmt.Errorf("%w: values.schema.json is not JSON", chartfile.ErrInvalid)
 		}
 		if err := p.file(path.Join(at, "values.schema.json"), c.Schema); err != nil {
 			return err
@@ -96,10 +97,10 @@ func (p *packer) chart(c *chart.Chart, at string) error {
 func (p *packer) nested(charts []*chart.Chart, at string) error {
 	for i, c := range charts {
 		if err := c.Validate(); err != nil {
-			return fmt.Errorf("%w: %w", errChart, err)
+			return fmt.Errorf("%w: %w", chartfile.ErrInvalid, err)
 		}
 		if i > 0 && charts[i-1].Name() == c.Name() {
-			packed, err := (Limits{Chart: maxExpanded}).pack(c)
+			packed, err := (Limits{Chart: chartfile.MaxExpanded}).pack(c)
 			if err != nil {
 				return err
 			}
@@ -139,11 +140,11 @@ func withBuild(version, build string) (string, error) {
 	}
 	v, err := semver.NewVersion(version)
 	if err != nil {
-		return "", fmt.Errorf("%w: its version %q is no version", errChart, version)
+		return "", fmt.Errorf("%w: its version %q is no version", chartfile.ErrInvalid, version)
 	}
 	with, err := v.SetMetadata(build)
 	if err != nil {
-		return "", fmt.Errorf("%w: %q is no build metadata for its version: %w", errChart, build, err)
+		return "", fmt.Errorf("%w: %q is no build metadata for its version: %w", chartfile.ErrInvalid, build, err)
 	}
 	return with.String(), nil
 }
