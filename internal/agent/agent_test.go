@@ -153,7 +153,7 @@ gotk_reconcile_condition{kind="Kustomization",name="shop",namespace="demo",statu
 gotk_reconcile_condition{kind="Kustomization",name="shop",namespace="demo",status="Unknown",type="Ready"} 0
 # HELP gotk_resource_info The current status of a GitOps Toolkit resource.
 # TYPE gotk_resource_info gauge
-gotk_resource_info{customresource_group="kustomize.toolkit.fluxcd.io",customresource_kind="Kustomization",customresource_version="v1",exported_namespace="demo",name="shop",ready="False",revision="main@sha1:abc",source_name="repo",suspended="true",url="https://example.com/repo.git"} 1
+gotk_resource_info{chart_app_version="",chart_name="",chart_ref_name="",chart_source_name="",chart_version="",customresource_group="kustomize.toolkit.fluxcd.io",customresource_kind="Kustomization",customresource_version="v1",exported_namespace="demo",name="shop",ready="False",revision="main@sha1:abc",source_name="repo",suspended="true",url="https://example.com/repo.git"} 1
 # HELP gotk_suspend_status The current suspend status of a GitOps Toolkit resource.
 # TYPE gotk_suspend_status gauge
 gotk_suspend_status{kind="Kustomization",name="shop",namespace="demo"} 1

@@ -32,6 +32,7 @@ type Flags struct {
 	RetentionRecords   int
 	ArtifactMax        int64
 	DigestAlgorithm    string
+	SnapshotDigest     string
 	HelmIndexMax       int64
 	HelmChartMax       int64
 	HelmFileMax        int64
@@ -127,6 +128,10 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.IntVar(&f.PruneLimit, "prune-limit", 0, "percent of its tracked objects that one commit may remove from a Kustomization that is not annotated with "+api.AllowPruneAnnotation+"=true; 0 is no limit, as in Flux")
 	set.IntVar(&f.InventoryMax, "inventory-max-size", appsync.DefaultInventoryLimit, "bytes of an inventory that a status holds; the rest goes into ConfigMaps of that size")
 	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
+	set.StringVar(&f.SnapshotDigest, "snapshot-digest-algo", "sha256", "algorithm of the digests by which releases are remembered; only sha256 is served")
+	set.Duration("graceful-shutdown-timeout", 10*time.Minute, "accepted for Flux's sake: actions on releases are cut off when the agent stops, and begun again when it starts")
+	set.Duration("oom-watch-interval", 500*time.Millisecond, "accepted for Flux's sake: memory is bounded by limits on what is read")
+	set.Uint8("oom-watch-memory-threshold", 95, "accepted for Flux's sake, as --oom-watch-interval")
 	set.Int("http-retry", 9, "accepted for Flux's sake: artifacts do not come by HTTP")
 	f.Tenancy.register(set)
 	set.StringVar(&f.FeatureGates, "feature-gates", "", "comma-separated Name=true|false; "+knownGates())
@@ -168,6 +173,9 @@ func (f *Flags) complete(env map[string]string) error {
 	}
 	if f.DigestAlgorithm != "sha256" {
 		return fmt.Errorf("--artifact-digest-algo: %q is not served, only sha256 is", f.DigestAlgorithm)
+	}
+	if f.SnapshotDigest != "sha256" {
+		return fmt.Errorf("--snapshot-digest-algo: %q is not served, only sha256 is", f.SnapshotDigest)
 	}
 	for name, size := range map[string]int64{
 		"artifact-max-size": f.ArtifactMax, "helm-index-max-size": f.HelmIndexMax,

@@ -16,6 +16,11 @@ const (
 	migrateAPIVersion  = "MigrateAPIVersion"
 	additiveReadyExpr  = "AdditiveCELDependencyCheck"
 	workloadIdentity   = auth.FeatureGateObjectLevelWorkloadIdentity
+
+	allowDNSLookups     = "AllowDNSLookups"
+	disableChartDigests = "DisableChartDigestTracking"
+	helm3Defaults       = "UseHelm3Defaults"
+	retryOnFailure      = "DefaultToRetryOnFailure"
 )
 
 // gate is a feature gate of Flux's: what it is set to when nobody says, and what it may be set to.
@@ -33,7 +38,7 @@ var (
 )
 
 // fluxGates are the gates of Flux's that this version knows, for the controllers whose work it does. One that would change
-// something that it cannot change is an error: it must not seem to be on. Two change nothing that can be seen here.
+// something that it cannot change is an error: it must not seem to be on. Some change nothing that can be seen here.
 func fluxGates() map[string]gate {
 	return map[string]gate{
 		strictSubstitution:               {is: true, choices: either},
@@ -47,6 +52,14 @@ func fluxGates() map[string]gate {
 		"DirectSourceFetch":              {choices: onlyFalse, why: "sources are read from the cache that their watches fill"},
 		"DisableConfigWatchers":          {choices: onlyFalse, why: "choose what is watched with --watch-configs-label-selector"},
 		"DisableFailFastBehavior":        {choices: onlyFalse, why: "a failed object always ends the wait, and one that heals makes its Kustomization ready"},
+		allowDNSLookups:                  {choices: either},
+		disableChartDigests:              {choices: either},
+		helm3Defaults:                    {choices: either},
+		retryOnFailure:                   {choices: either},
+		"AdoptLegacyReleases":            {choices: either},
+		"OOMWatch":                       {choices: either},
+		"CorrectDrift":                   {is: true, choices: either},
+		"DetectDrift":                    {choices: onlyFalse, why: "set spec.driftDetection of the HelmReleases"},
 		"GroupChangeLog":                 {choices: onlyFalse, why: "it is not supported"},
 	}
 }

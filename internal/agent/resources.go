@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/url"
@@ -31,7 +32,8 @@ var (
 	infoDesc = prometheus.NewDesc("gotk_resource_info",
 		"The current status of a GitOps Toolkit resource.",
 		[]string{"customresource_group", "customresource_version", "customresource_kind", "exported_namespace", "name",
-			"ready", "suspended", "revision", "source_name", "url"}, nil)
+			"ready", "suspended", "revision", "source_name", "url",
+			"chart_name", "chart_version", "chart_app_version", "chart_ref_name", "chart_source_name"}, nil)
 )
 
 func newResources(reader client.Reader, kinds []schema.GroupVersionKind, log *slog.Logger) *resources {
@@ -80,7 +82,9 @@ func (r *resources) collect(ch chan<- prometheus.Metric, kind schema.GroupVersio
 	suspended, _, _ := unstructured.NestedBool(u.Object, "spec", "suspend")
 	ch <- prometheus.MustNewConstMetric(suspendDesc, prometheus.GaugeValue, oneIf(suspended), kind.Kind, name, namespace)
 	ch <- prometheus.MustNewConstMetric(infoDesc, prometheus.GaugeValue, 1, kind.Group, kind.Version, kind.Kind, namespace, name,
-		ready, strconv.FormatBool(suspended), revisionOf(u), text(u, "spec", "sourceRef", "name"), urlOf(u))
+		ready, strconv.FormatBool(suspended), revisionOf(u), text(u, "spec", "sourceRef", "name"), urlOf(u),
+		newest(u, "chartName"), newest(u, "chartVersion"), newest(u, "appVersion"),
+		text(u, "spec", "chartRef", "name"), text(u, "spec", "chart", "spec", "sourceRef", "name"))
 }
 
 // conditions returns type → status of an object that may hold anything.
@@ -97,12 +101,20 @@ func conditions(u *unstructured.Unstructured) map[string]string {
 	return found
 }
 
-// revisionOf is what a source offers or a Kustomization has applied.
+// revisionOf is what a source offers, a Kustomization has applied, or a HelmRelease has released.
 func revisionOf(u *unstructured.Unstructured) string {
-	if revision := text(u, "status", "artifact", "revision"); revision != "" {
-		return revision
+	return cmp.Or(text(u, "status", "artifact", "revision"), text(u, "status", "lastAppliedRevision"), newest(u, "chartVersion"))
+}
+
+// newest is what a HelmRelease says of its newest release.
+func newest(u *unstructured.Unstructured, field string) string {
+	history, _, _ := unstructured.NestedSlice(u.Object, "status", "history")
+	if len(history) == 0 {
+		return "" // it has none yet, or is of another kind
 	}
-	return text(u, "status", "lastAppliedRevision")
+	snapshot, _ := history[0].(map[string]any)
+	value, _ := snapshot[field].(string)
+	return value
 }
 
 // urlOf is spec.url without the user and password that it may hold (faults.md A29).

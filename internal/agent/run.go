@@ -92,9 +92,16 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err := setupSources(ctx, mgr, edge, store, kinds, refetch, flags, log); err != nil {
 		return err
 	}
-	clusters := flags.clusters(cluster, edge.Client, log)
+	clusters := flags.clusters(cluster, kube.Kustomizations(), edge.Client, log)
 	defer clusters.Close()
 	if err := setupSync(ctx, mgr, edge, store, clusters, kinds, refetch.wake, flags, log); err != nil {
+		return err
+	}
+	forReleases := cluster.For(kube.HelmReleases())
+	defer forReleases.Close()
+	releases := flags.clusters(forReleases, kube.HelmReleases(), edge.Client, log)
+	defer releases.Close()
+	if err := setupHelm(ctx, mgr, edge, store, releases, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	return serve(ctx, flags, config, mgr, kinds, store, registry, watchdog, log)

@@ -32,12 +32,12 @@ type Tenancy struct {
 }
 
 func (t *Tenancy) register(set *pflag.FlagSet) {
-	set.StringVar(&t.DefaultServiceAccount, "default-service-account", "", "ServiceAccount of its namespace that a Kustomization acts as which names none; the agent's own rights when empty")
+	set.StringVar(&t.DefaultServiceAccount, "default-service-account", "", "ServiceAccount of its namespace that a Kustomization or HelmRelease acts as which names none; the agent's own rights when empty")
 	set.StringVar(&t.DefaultKubeConfigAccount, "default-kubeconfig-service-account", "", "ServiceAccount of its namespace that gets the token for a cluster whose ConfigMap names none")
 	set.BoolVar(&t.InsecureKubeConfigExec, "insecure-kubeconfig-exec", false, "let the kubeconfigs of spec.kubeConfig have the agent run commands")
 	set.BoolVar(&t.InsecureKubeConfigTLS, "insecure-kubeconfig-tls", false, "let the kubeconfigs of spec.kubeConfig name servers that are not verified")
 	set.StringVar(&t.CustomApplyStageKinds, "custom-apply-stage-kinds", "", "comma-separated Group/Kind that are applied after definitions and classes and before everything else")
-	set.DurationVar(&t.OrphanAfter, "orphan-after", time.Hour, "how long a deletion that fails is tried again before the Kustomization lets go of what it has applied")
+	set.DurationVar(&t.OrphanAfter, "orphan-after", time.Hour, "how long a deletion that fails is tried again before the Kustomization or HelmRelease lets go of what it has applied")
 }
 
 // complete checks the flags. A name that no ServiceAccount can have would lock every tenant out, one Kustomization at a time.
@@ -77,9 +77,11 @@ func (f *Flags) treatment(log *slog.Logger) kube.Options {
 	return kube.Options{Namespace: f.Namespace, Concurrency: f.ConcurrentSSA, OverrideManagers: f.OverrideManagers, Log: log}
 }
 
-// clusters returns the clusters that Kustomizations apply to. Those of kubeConfigs get their connections where sources get
+// clusters returns the clusters that one kind of owner applies to. Those of kubeConfigs get their connections where sources get
 // theirs: whoever may create a Secret chooses the address.
-func (f *Flags) clusters(own *kube.Cluster, agent client.Client, log *slog.Logger) *kube.Clusters {
+func (f *Flags) clusters(own *kube.Cluster, owner kube.Owner, agent client.Client, log *slog.Logger) *kube.Clusters {
+	treatment := f.treatment(log)
+	treatment.Owner = owner
 	return kube.NewClusters(own, kube.RemoteOptions{
 		Secrets: agent,
 		Identity: kube.Identity{
@@ -87,6 +89,6 @@ func (f *Flags) clusters(own *kube.Cluster, agent client.Client, log *slog.Logge
 		},
 		Policy:    kube.KubeconfigPolicy{Exec: f.Tenancy.InsecureKubeConfigExec, TLS: f.Tenancy.InsecureKubeConfigTLS},
 		Dial:      source.Network{AllowLinkLocal: f.AllowLinkLocal}.Dialer().DialContext,
-		UserAgent: "cleat/" + Version, Cluster: f.treatment(log),
+		UserAgent: "cleat/" + Version, Cluster: treatment,
 	})
 }

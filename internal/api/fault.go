@@ -27,7 +27,8 @@ type Fault struct {
 	Reason string
 	// Retry says what is waited for.
 	Retry Retry
-	// After is the least delay of RetryBackoff, where what failed has said how long it wants to be left alone.
+	// After is the least delay of RetryBackoff, where what failed has said how long it wants to be left alone, and the delay of
+	// RetryInterval, where that is not the object's own.
 	After time.Duration
 	// Err says what went wrong, where, and what to do. Its text is the same for the same failure: no times, no
 	// durations, no secrets.

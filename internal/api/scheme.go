@@ -23,10 +23,8 @@ var (
 	BucketKind           = sourcev1.GroupVersion.WithKind(sourcev1.BucketKind)
 	ExternalArtifactKind = sourcev1.GroupVersion.WithKind(sourcev1.ExternalArtifactKind)
 	KustomizationKind    = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
+	HelmReleaseKind      = helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)
 )
-
-// HelmReleaseKind is not reconciled yet; others may depend on objects of it.
-var HelmReleaseKind = helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)
 
 // NewScheme returns a scheme that knows Kubernetes' own kinds, CustomResourceDefinitions and the Flux kinds served here.
 func NewScheme() *runtime.Scheme {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/fluxcd/pkg/apis/meta"
@@ -57,11 +58,13 @@ func SetCondition(obj Object, kind string, status metav1.ConditionStatus, reason
 	apimeta.SetStatusCondition(&conditions, metav1.Condition{
 		Type: kind, Status: status, Reason: reason, Message: cut(message, maxConditionMessage), ObservedGeneration: obj.GetGeneration(),
 	})
-	slices.SortStableFunc(conditions, func(a, b metav1.Condition) int { return rank(a.Type) - rank(b.Type) })
+	slices.SortStableFunc(conditions, func(a, b metav1.Condition) int {
+		return cmp.Or(rank(a.Type)-rank(b.Type), cmp.Compare(a.Type, b.Type))
+	})
 	obj.SetConditions(conditions)
 }
 
-// rank orders conditions as Flux does: those that tell of trouble or work first, then Ready, then the rest.
+// rank orders conditions as Flux does: those that tell of trouble or work first, then Ready, then the rest by name.
 func rank(kind string) int {
 	switch kind {
 	case meta.StalledCondition:

@@ -53,8 +53,12 @@ type Kind[T Object, A any] struct {
 	// Report fills the kind's own part of the status and says how Ready=True is worded. It is the only place, beside
 	// Run.Save, where status is set.
 	Report func(A, Outcome) Success
+	// Refine changes the conditions that a fault has brought, where the kind has more to say than one; nil for kinds that have not.
+	Refine func(A, Outcome)
 	// After is called when the outcome is on record, to tell of it.
 	After func(A, Outcome)
+	// Told says that a fault needs no event, because After tells of it or nobody is to be woken for it; nil means never.
+	Told func(A, Outcome) bool
 	// EventMetadata are the annotations of the events about the attempt.
 	EventMetadata func(A) map[string]string
 	// Gone is told that an object no longer exists, so that what is kept for it in memory or on disk can go.
@@ -137,6 +141,9 @@ func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T)
 	if !quiet && !end.Done && ctx.Err() == nil {
 		success := c.kind.Report(a, end)
 		summarize(obj, end, success)
+		if c.kind.Refine != nil {
+			c.kind.Refine(a, end)
+		}
 		c.conclude(run, end)
 	}
 	return c.end(ctx, req, run, a, end)
@@ -171,7 +178,8 @@ func (c *Controller[T, A]) end(ctx context.Context, req ctrl.Request, run *Run[T
 	if err := run.flush(ctx); client.IgnoreNotFound(err) != nil {
 		return c.unwritten(req, run.Obj, err)
 	}
-	c.tell(run, end, c.kind.EventMetadata(a))
+	told := end.Fault != nil && c.kind.Told != nil && c.kind.Told(a, end)
+	c.tell(run, end, told, c.kind.EventMetadata(a))
 	c.kind.After(a, end)
 	return ctrl.Result{RequeueAfter: c.requeue.after(req, end, c.kind.Interval(run.Obj), c.kind.RetryInterval(run.Obj))}
 }
@@ -234,8 +242,8 @@ func (c *Controller[T, A]) conclude(run *Run[T], end Outcome) {
 	}
 }
 
-// tell logs the outcome, once, and sends an event for a fault that is news.
-func (c *Controller[T, A]) tell(run *Run[T], end Outcome, metadata map[string]string) {
+// tell logs the outcome, once, and sends an event for a fault that is news, unless that is told otherwise.
+func (c *Controller[T, A]) tell(run *Run[T], end Outcome, told bool, metadata map[string]string) {
 	log := c.log.With("name", run.Obj.GetName(), "namespace", run.Obj.GetNamespace(), "took", end.Took.String())
 	switch {
 	case end.Done:
@@ -253,7 +261,7 @@ func (c *Controller[T, A]) tell(run *Run[T], end Outcome, metadata map[string]st
 		log.Error("reconciliation failed", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
 	}
 	now := Condition(run.Obj, meta.ReadyCondition)
-	if was := run.Before; was == nil || was.Reason != now.Reason || was.Message != now.Message {
+	if was := run.Before; !told && (was == nil || was.Reason != now.Reason || was.Message != now.Message) {
 		c.recorder.Record(run.Obj, faultEvent(end, metadata))
 	}
 }

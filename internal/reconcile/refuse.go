@@ -33,6 +33,6 @@ func (c *Controller[T, A]) refuse(ctx context.Context, req ctrl.Request, undecod
 	if err := run.flush(ctx); client.IgnoreNotFound(err) != nil {
 		return c.unwritten(req, obj, err)
 	}
-	c.tell(run, end, nil)
+	c.tell(run, end, false, nil)
 	return ctrl.Result{}
 }

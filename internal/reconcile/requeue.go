@@ -49,6 +49,9 @@ func (r *requeuer) after(req ctrl.Request, end Outcome, interval, retryInterval 
 	case api.RetryBackoff:
 		return max(r.backoff.When(req), end.Fault.After)
 	case api.RetryInterval:
+		if end.Fault.After > 0 {
+			return end.Fault.After
+		}
 		return retryInterval
 	case api.RetryWoken:
 		return r.timing.Dependency

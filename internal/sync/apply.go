@@ -20,7 +20,7 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 		return nil // the build step has found that all are
 	}
 	if err := r.act(ctx, a); err != nil {
-		return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
+		return api.AsFault(err, meta.ReconciliationFailedReason, kube.RetryOf(err))
 	}
 	ignore, err := ignoreRules(a.ks)
 	if err != nil {

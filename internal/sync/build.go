@@ -22,6 +22,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/decrypt"
+	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -151,7 +152,7 @@ func (r *Reconciler) buildObjects(ctx context.Context, a *attempt) error {
 	}
 	if err := r.act(ctx, a); err != nil {
 		a.release()
-		return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
+		return api.AsFault(err, meta.ReconciliationFailedReason, kube.RetryOf(err))
 	}
 	r.builds.drop(a.key) // until what is built now has been applied
 	build, err := r.render(ctx, a)

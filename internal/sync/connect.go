@@ -2,13 +2,11 @@ package sync
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -39,7 +37,7 @@ func (r *Reconciler) connect(ctx context.Context, a *attempt) error {
 	if err == nil {
 		return nil
 	}
-	return api.AsFault(err, meta.ReconciliationFailedReason, retryOfConnect(err))
+	return api.AsFault(err, meta.ReconciliationFailedReason, kube.RetryOf(err))
 }
 
 // reach sets the attempt's cluster and applier.
@@ -96,21 +94,4 @@ func (r *Reconciler) act(ctx context.Context, a *attempt) error {
 	}
 	a.acting = now
 	return nil
-}
-
-// retryOfConnect says what makes it worth trying again: somebody has to change something, or something has to pass.
-func retryOfConnect(err error) api.Retry {
-	switch {
-	case errors.Is(err, kube.ErrFeatureGate):
-		return api.RetryNever
-	case isWithdrawn(err), apierrors.IsForbidden(err):
-		return api.RetryInterval
-	}
-	return api.RetryBackoff
-}
-
-// isWithdrawn says whether an error means that the rights or the way to the cluster are not there any more, rather than that
-// they cannot be used just now.
-func isWithdrawn(err error) bool {
-	return apierrors.IsNotFound(err) || errors.Is(err, kube.ErrIdentity) || errors.Is(err, kube.ErrKubeconfig) || errors.Is(err, kube.ErrFeatureGate)
 }

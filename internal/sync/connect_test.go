@@ -1,45 +1,11 @@
 package sync
 
 import (
-	"errors"
-	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"github.com/cleat-dev/cleat/internal/api"
-	"github.com/cleat-dev/cleat/internal/kube"
 )
-
-// What somebody has to change waits for that; what passes is tried again; and only what is withdrawn lets a deletion go.
-func TestA21_RetryOfConnect(t *testing.T) {
-	resource := schema.GroupResource{Resource: "secrets"}
-	for _, test := range []struct {
-		err       error
-		retry     api.Retry
-		withdrawn bool
-	}{
-		{kube.ErrIdentity, api.RetryInterval, true},
-		{kube.ErrKubeconfig, api.RetryInterval, true},
-		{kube.ErrFeatureGate, api.RetryNever, true},
-		{apierrors.NewNotFound(resource, "kubeconfig"), api.RetryInterval, true},
-		{apierrors.NewForbidden(resource, "kubeconfig", nil), api.RetryInterval, false},
-		{kube.ErrUnreachable, api.RetryBackoff, false},
-		{apierrors.NewServiceUnavailable("starting"), api.RetryBackoff, false},
-		{errors.New("connection refused"), api.RetryBackoff, false},
-	} {
-		err := fmt.Errorf("spec.kubeConfig: %w", test.err)
-		if got := retryOfConnect(err); got != test.retry {
-			t.Errorf("%v: retry %s, want %s", err, got, test.retry)
-		}
-		if got := isWithdrawn(err); got != test.withdrawn {
-			t.Errorf("%v: withdrawn %t", err, got)
-		}
-	}
-}
 
 // What a Kustomization refers to wakes it: its kubeconfig, too.
 func TestVariableKeys(t *testing.T) {

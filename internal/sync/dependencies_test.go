@@ -73,7 +73,7 @@ func world(t *testing.T, text string) (*Reconciler, map[string]*attempt) {
 	r := New(Reconciler{Reader: cache}, nil)
 	for _, kind := range depend.Kinds {
 		if kind != api.HelmChartKind {
-			r.kinds = append(r.kinds, kind)
+			r.dependants.Served = append(r.dependants.Served, kind)
 		}
 	}
 	return r, attempts
@@ -167,7 +167,7 @@ func TestDependencies(t *testing.T) {
 				annotations = `, annotations: {cleat.dev/depends-on: "` + tt.annotation + `"}`
 			}
 			r, attempts := world(t, strings.NewReplacer("ANNOTATIONS", annotations, "DEPENDENCY", tt.dependency).Replace(dependencyWorld))
-			r.Options = tt.options
+			r.Options, r.dependants.Additive = tt.options, tt.options.AdditiveReadyExpr
 			got, retry := r.asFault(attempts["app"])
 			if got != tt.want || retry != tt.retry {
 				t.Errorf("got  %q (%s)\nwant %q (%s)", got, retry, tt.want, tt.retry)
@@ -212,7 +212,7 @@ spec: {sourceRef: {kind: GitRepository, name: x}, dependsOn: [{name: a}]}
 	}
 	woken := func(kind, name string) []string {
 		var names []string
-		for _, request := range r.dependantsOf(kind)(context.Background(), attempts[name].ks) {
+		for _, request := range r.dependants.DependantsOf(kind)(context.Background(), attempts[name].ks) {
 			names = append(names, request.Name)
 		}
 		return names
@@ -223,36 +223,36 @@ spec: {sourceRef: {kind: GitRepository, name: x}, dependsOn: [{name: a}]}
 	if got := woken("Kustomization", "d"); got != nil {
 		t.Errorf("a change of d wakes %v", got)
 	}
-	if got := r.dependants.For(depend.In("ns", "HelmRelease", "", "b")); len(got) != 2 {
+	if got := r.dependants.Waiting.For(depend.In("ns", "HelmRelease", "", "b")); len(got) != 2 {
 		t.Errorf("a change of the HelmRelease b wakes %v", got)
 	}
 }
 
 // TestExprsAreCompiledOnce: for one generation of one object, and anew for another; also what was wrong with them.
 func TestExprsAreCompiledOnce(t *testing.T) {
-	u := newUnderstood()
+	r := New(Reconciler{}, nil)
 	ks := &kustomizev1.Kustomization{}
 	ks.Name, ks.Namespace, ks.UID, ks.Generation = "a", "n", "1", 1
 	ks.Spec.HealthCheckExprs = []kustomize.CustomHealthCheck{{APIVersion: "v1", Kind: "X", HealthCheckExpressions: kustomize.HealthCheckExpressions{Current: "true"}}}
-	first, err := u.of(ks)
+	first, err := r.understand(ks)
 	if err != nil || first.judge == nil {
 		t.Fatalf("%v, %v", first, err)
 	}
-	if again, _ := u.of(ks); again != first {
+	if again, _ := r.understand(ks); again != first {
 		t.Error("compiled again")
 	}
 	ks.Generation, ks.Spec.HealthCheckExprs[0].Current = 2, "a."
 	var fault *api.Fault
-	if _, err := u.of(ks); !errors.As(err, &fault) || fault.Reason != meta.InvalidCELExpressionReason || fault.Retry != api.RetryNever ||
+	if _, err := r.understand(ks); !errors.As(err, &fault) || fault.Reason != meta.InvalidCELExpressionReason || fault.Retry != api.RetryNever ||
 		!strings.Contains(fault.Error(), "spec.healthCheckExprs[0].current") {
 		t.Errorf("a mistake: %v", err)
 	}
 	ks.UID, ks.Spec.HealthCheckExprs[0].Current = "2", "false"
-	if _, err := u.of(ks); err != nil {
+	if _, err := r.understand(ks); err != nil {
 		t.Errorf("another object of that name: %v", err)
 	}
-	u.forget(client.ObjectKeyFromObject(ks))
-	if len(u.by) != 0 {
+	r.understood.Forget(client.ObjectKeyFromObject(ks))
+	if r.understood.Len() != 0 {
 		t.Error("kept what is gone")
 	}
 }

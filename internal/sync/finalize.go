@@ -3,14 +3,11 @@ package sync
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -36,7 +33,7 @@ func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
 	if err == nil || errors.As(err, &waiting) {
 		return err
 	}
-	why, err := r.letGo(ctx, a, err)
+	why, err := r.deletions.LetGo(ctx, a.ks, err, kube.Withdrawn(err) && a.applier == nil, meta.PruneFailedReason)
 	if err != nil {
 		return err
 	}
@@ -84,39 +81,6 @@ func (r *Reconciler) remove(ctx context.Context, a *attempt, tracked []object.Re
 	return r.awaitTermination(ctx, a, tracked, leaving)
 }
 
-// letGo decides about a deletion that could not be carried out (faults.md F08, F11):
-//
-//	who is acted as, or the way to the cluster, is not there any more → let go at once
-//	the Kustomization's own namespace is terminating                  → let go at once: its ServiceAccounts and Secrets go, too
-//	it is tried for longer than Options.OrphanAfter                   → let go
-//	otherwise                                                         → try again
-//
-// To let go is to say why; to try again is to return the fault.
-func (r *Reconciler) letGo(ctx context.Context, a *attempt, err error) (why string, _ error) {
-	if isWithdrawn(err) && a.applier == nil {
-		return err.Error(), nil
-	}
-	if time.Since(a.ks.DeletionTimestamp.Time) > r.Options.OrphanAfter {
-		return fmt.Sprintf("it was tried for %s: %s", r.Options.OrphanAfter, err), nil
-	}
-	terminating, looked := r.terminating(ctx, a.key.Namespace)
-	if looked == nil && terminating {
-		return "the namespace of the Kustomization is being deleted: " + err.Error(), nil
-	}
-	fault := api.AsFault(err, meta.PruneFailedReason, api.RetryBackoff)
-	return "", &api.Fault{Reason: fault.Reason, Retry: api.RetryBackoff, Err: fault.Err}
-}
-
-// terminating says whether a namespace is being deleted.
-func (r *Reconciler) terminating(ctx context.Context, name string) (bool, error) {
-	namespace := &metav1.PartialObjectMetadata{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := r.Live.Get(ctx, types.NamespacedName{Name: name}, namespace); err != nil {
-		return false, err
-	}
-	return namespace.DeletionTimestamp != nil, nil
-}
-
 // awaitTermination waits until everything deleted is gone, and its definitions too, at most for the object's timeout; then it
 // lets go and says so. It does not wait in a namespace that is terminating, which would wait for it.
 func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, tracked, leaving []object.Ref) error {
@@ -132,7 +96,7 @@ func (r *Reconciler) awaitTermination(ctx context.Context, a *attempt, tracked, 
 	case len(lingering) == 0:
 		return nil
 	}
-	if terminating, err := r.terminating(ctx, a.key.Namespace); err == nil && terminating {
+	if terminating, err := r.deletions.Terminating(ctx, a.key.Namespace); err == nil && terminating {
 		return nil
 	}
 	a.held = lingering.String()
@@ -179,9 +143,9 @@ func keepReason(ks *kustomizev1.Kustomization) string {
 func (r *Reconciler) gone(key types.NamespacedName) {
 	r.waits.drop(key)
 	r.builds.drop(key)
-	r.changes.forget(key)
-	r.understood.forget(key)
-	r.dependants.Leave(key)
+	r.changes.Forget(key)
+	r.understood.Forget(key)
+	r.dependants.Waiting.Leave(key)
 	r.missing.Leave(key)
 	r.memory.keep(key, nil)
 	r.Clusters.Forget(key)

@@ -66,7 +66,7 @@ func (r *Reconciler) mayWatch(ctx context.Context, a *attempt, foreign []object.
 		return nil
 	}
 	if err := r.act(ctx, a); err != nil {
-		return api.AsFault(err, meta.HealthCheckFailedReason, retryOfConnect(err))
+		return api.AsFault(err, meta.HealthCheckFailedReason, kube.RetryOf(err))
 	}
 	for _, ref := range foreign {
 		switch err := a.applier.MayRead(ctx, ref); {

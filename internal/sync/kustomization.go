@@ -81,11 +81,11 @@ type Reconciler struct {
 	builds     *builds
 	waits      *waits
 	memory     *pageMemory
-	changes    *counters // of variables
-	understood *understood
-	kinds      []schema.GroupVersionKind       // that the cluster knows; set by Setup
-	dependants *reconcile.Waitlist[depend.Ref] // on what is depended on
-	missing    *reconcile.Waitlist[string]     // on the digest of a snapshot that is not there
+	changes    *reconcile.Counters // of variables
+	understood *reconcile.Memo[*exprs]
+	dependants *depend.Checker
+	deletions  reconcile.Deletions
+	missing    *reconcile.Waitlist[string] // on the digest of a snapshot that is not there
 }
 
 // New completes a Reconciler whose exported fields are set. variables reads the ConfigMaps and Secrets that builds refer to.
@@ -96,9 +96,16 @@ func New(r Reconciler, variables client.Client) *Reconciler {
 	if r.Options.InventoryLimit == 0 {
 		r.Options.InventoryLimit = DefaultInventoryLimit
 	}
-	r.changes = &counters{by: map[types.NamespacedName]uint64{}}
-	r.understood = newUnderstood()
-	r.dependants = reconcile.NewWaitlist[depend.Ref]()
+	r.changes = reconcile.NewCounters()
+	r.understood = reconcile.NewMemo[*exprs]()
+	objects := reconcile.Objects{Cache: r.Reader}
+	if r.Options.Sharded {
+		objects.Live = r.Live
+	}
+	r.dependants = &depend.Checker{
+		Kind: api.KustomizationKind, Objects: objects, Additive: r.Options.AdditiveReadyExpr, Waiting: reconcile.NewWaitlist[depend.Ref](),
+	}
+	r.deletions = reconcile.Deletions{Live: r.Live, OrphanAfter: r.Options.OrphanAfter}
 	r.missing = reconcile.NewWaitlist[string]()
 	return &r
 }
@@ -115,31 +122,31 @@ type attempt struct {
 	// Begin: the wait that is taken up, or nil to start from the source.
 	wait *wait
 
-	exprs     *exprs             // validate
-	annotated []depend.Ref       // validate: depended on by annotation
-	artifact  *meta.Artifact     // source
-	snapshot  *artifact.Snapshot // fetch
-	release   func()             // fetch; called by build
-	path      string             // fetch: relative to the snapshot
-	attempted bool               // fetch: the revision counts as attempted
-	build     *Build             // build
-	asLeft    bool               // build: the same as before, and so is all that was applied
-	digest    string             // build, or the wait
-	desired   []object.Ref       // build
-	tracked   []object.Ref       // plan: the inventory as it was
-	cluster   *kube.Cluster      // connect: where to act
-	applier   *kube.Applier      // connect: as whom
-	acting    time.Time          // build, apply, prune: when whom it acts as was last seen to exist
-	plan      Plan               // plan
-	recorded  bool               // track: inventory below is to be reported
-	inventory inventory          // plan, track, apply, prune
-	changed   bool               // apply, prune
-	skipped   []object.Ref       // apply: left alone because an annotation says so
-	leaving   []object.Ref       // prune: deleted, and not gone yet
-	pending   []object.Ref       // prune: definitions that go when leaving is gone
-	checked   bool               // health: there was something to wait for
-	gone      []object.Ref       // finalize: deleted, or not ours to delete
-	held      string             // finalize: what holds up the deletion
+	exprs     *exprs              // validate
+	annotated []depend.Dependency // validate: depended on by annotation
+	artifact  *meta.Artifact      // source
+	snapshot  *artifact.Snapshot  // fetch
+	release   func()              // fetch; called by build
+	path      string              // fetch: relative to the snapshot
+	attempted bool                // fetch: the revision counts as attempted
+	build     *Build              // build
+	asLeft    bool                // build: the same as before, and so is all that was applied
+	digest    string              // build, or the wait
+	desired   []object.Ref        // build
+	tracked   []object.Ref        // plan: the inventory as it was
+	cluster   *kube.Cluster       // connect: where to act
+	applier   *kube.Applier       // connect: as whom
+	acting    time.Time           // build, apply, prune: when whom it acts as was last seen to exist
+	plan      Plan                // plan
+	recorded  bool                // track: inventory below is to be reported
+	inventory inventory           // plan, track, apply, prune
+	changed   bool                // apply, prune
+	skipped   []object.Ref        // apply: left alone because an annotation says so
+	leaving   []object.Ref        // prune: deleted, and not gone yet
+	pending   []object.Ref        // prune: definitions that go when leaving is gone
+	checked   bool                // health: there was something to wait for
+	gone      []object.Ref        // finalize: deleted, or not ours to delete
+	held      string              // finalize: what holds up the deletion
 }
 
 // requested says that somebody has asked for this run by hand.
@@ -198,7 +205,7 @@ func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*kustomizev1.
 		ks: ks, run: run, key: client.ObjectKeyFromObject(ks), began: time.Now(),
 		wasHealthy: apimeta.IsStatusConditionTrue(ks.Status.Conditions, meta.HealthyCondition),
 	}
-	a.asked = asked{uid: ks.UID, generation: ks.Generation, requestedAt: run.RequestedAt, variables: r.changes.get(a.key)}
+	a.asked = asked{uid: ks.UID, generation: ks.Generation, requestedAt: run.RequestedAt, variables: r.changes.Get(a.key)}
 	w := r.waits.open(a.key)
 	if w == nil {
 		return a
@@ -223,10 +230,10 @@ func (r *Reconciler) validate(_ context.Context, a *attempt) error {
 		}
 	}
 	var err error
-	if a.exprs, err = r.understood.of(a.ks); err != nil {
+	if a.exprs, err = r.understand(a.ks); err != nil {
 		return err
 	}
-	if err := r.checkAnnotation(a); err != nil {
+	if a.annotated, err = depend.Annotated(a.ks, r.Options.NoCrossNamespaceRefs); err != nil {
 		return err
 	}
 	if _, err := ignoreRules(a.ks); err != nil {
@@ -235,21 +242,6 @@ func (r *Reconciler) validate(_ context.Context, a *attempt) error {
 	if source := sourceOf(a.ks); r.Options.NoCrossNamespaceRefs && source.Namespace != a.key.Namespace {
 		return api.Faultf(acl.AccessDeniedReason, api.RetryNever,
 			"can't access '%s/%s', cross-namespace references have been blocked", a.ks.Spec.SourceRef.Kind, source)
-	}
-	return nil
-}
-
-// checkAnnotation reads what the Kustomization depends on by annotation.
-func (r *Reconciler) checkAnnotation(a *attempt) error {
-	var err error
-	if a.annotated, err = depend.Parse(a.ks.Annotations[api.DependsOnAnnotation], a.key.Namespace); err != nil {
-		return api.Faultf(api.InvalidAnnotationReason, api.RetryNever, "the annotation %s cannot be understood: %w", api.DependsOnAnnotation, err)
-	}
-	for _, on := range a.annotated {
-		if r.Options.NoCrossNamespaceRefs && on.Namespace != a.key.Namespace {
-			return api.Faultf(acl.AccessDeniedReason, api.RetryNever,
-				"can't depend on '%s' by the annotation %s, cross-namespace references have been blocked", on, api.DependsOnAnnotation)
-		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 func (r *Reconciler) prune(ctx context.Context, a *attempt) error {
 	if len(a.plan.Prune) > 0 {
 		if err := r.act(ctx, a); err != nil {
-			return api.AsFault(err, meta.PruneFailedReason, retryOfConnect(err))
+			return api.AsFault(err, meta.PruneFailedReason, kube.RetryOf(err))
 		}
 	}
 	result, err := r.pruneRefs(ctx, a, a.plan.Prune)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -36,7 +35,7 @@ const (
 // Setup starts the watches that wake Kustomizations: their own spec, their source's artifact, what they depend on, what
 // their variables come from, the objects they wait for, and snapshots that were missing. kinds are those that the cluster knows.
 func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema.GroupVersionKind, do runtimereconcile.Reconciler, options controller.Options) error {
-	r.kinds = kinds
+	r.dependants.Served = kinds
 	kustomizations := api.Undecoded(api.KustomizationKind)
 	if err := mgr.GetFieldIndexer().IndexField(ctx, kustomizations, sourceIndex, sourceKeys); err != nil {
 		return fmt.Errorf("indexing Kustomizations by source: %w", err)
@@ -54,7 +53,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 	}
 	for _, kind := range depend.Kinds {
 		if slices.Contains(kinds, kind) {
-			controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.dependantsOf(kind.Kind)))
+			controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.dependants.DependantsOf(kind.Kind)))
 		}
 	}
 	return controller.
@@ -129,35 +128,10 @@ func (r *Reconciler) referrersOf(kind string) handler.MapFunc {
 	return func(ctx context.Context, o client.Object) []ctrl.Request {
 		requests := r.find(ctx, variableIndex, referenceKey(kind, o.GetNamespace(), o.GetName()))
 		for _, request := range requests {
-			r.changes.add(request.NamespacedName)
+			r.changes.Add(request.NamespacedName)
 		}
 		return requests
 	}
-}
-
-// counters count, for each Kustomization, the changes of what its variables come from: a wait for health that was begun with
-// other variables must not be taken up.
-type counters struct {
-	mu sync.Mutex
-	by map[types.NamespacedName]uint64
-}
-
-func (c *counters) add(key types.NamespacedName) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.by[key]++
-}
-
-func (c *counters) get(key types.NamespacedName) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.by[key]
-}
-
-func (c *counters) forget(key types.NamespacedName) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.by, key)
 }
 
 // find returns the Kustomizations that an index has under key.
@@ -173,18 +147,6 @@ func (r *Reconciler) find(ctx context.Context, index, key string) []ctrl.Request
 		requests = append(requests, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&item)})
 	}
 	return requests
-}
-
-// dependantsOf returns the Kustomizations that wait for an object of a kind which has changed.
-func (r *Reconciler) dependantsOf(kind string) handler.MapFunc {
-	return func(_ context.Context, on client.Object) []ctrl.Request {
-		keys := r.dependants.For(depend.Ref{Kind: kind, NamespacedName: client.ObjectKeyFromObject(on)})
-		requests := make([]ctrl.Request, 0, len(keys))
-		for _, key := range keys {
-			requests = append(requests, ctrl.Request{NamespacedName: key})
-		}
-		return requests
-	}
 }
 
 // sourceKeys indexes a Kustomization by its source, read without decoding so that a bad field elsewhere does not hide it.
