@@ -49,10 +49,10 @@ var theTable = []decision{
 		Absent, "install", "less than zero is no limit"},
 	{"no retry is left, somebody forces one", all(absent, installs(1)), forced,
 		Absent, "install", "forceAt is one more try"},
-	{"no retry is left, what it failed of is known", all(absent, installs(1), cause("Namespace/x exists", false)), nil,
+	{"no retry is left, what it failed of is known", all(absent, installs(1), because("Namespace/x exists", false)), nil,
 		Absent, "none (RetriesExceeded, interval): Failed to install after 1 attempt(s); it is tried again when Namespace/x exists",
 		"a change outside may help, and Ready says which"},
-	{"no retry is left, what it failed of is gone", all(absent, installs(1), cause("Namespace/x exists", true)), nil,
+	{"no retry is left, what it failed of is gone", all(absent, installs(1), because("Namespace/x exists", true)), nil,
 		Absent, "install", "what it failed of has changed"},
 	{"RetryOnFailure and nothing there", all(absent, installs(9)), retryOnFailure,
 		Absent, "install", "that strategy counts nothing"},
@@ -124,7 +124,7 @@ var theTable = []decision{
 		OutOfSync, "none (RetriesExceeded, never): Failed to upgrade after 1 attempt(s)", "the last good release stays"},
 	{"rolled back, no retry is left, forced", all(old, upgrades(1)), forced,
 		OutOfSync, "upgrade", "forceAt is one more try"},
-	{"rolled back, what it failed of is gone", all(old, upgrades(2), cause("the quota of namespace x changes", true)), nil,
+	{"rolled back, what it failed of is gone", all(old, upgrades(2), because("the quota of namespace x changes", true)), nil,
 		OutOfSync, "upgrade", "what it failed of has changed"},
 	{"the newest release is superseded", func(o *Observed) { o.Release.Status = Superseded }, nil,
 		OutOfSync, "upgrade", "a newer one was deleted by hand"},
@@ -157,7 +157,7 @@ var theTable = []decision{
 		"nothing can be done"},
 	{"failed, no retry is left, forced", all(failed, upgrades(1)), forced,
 		Failed, "upgrade", "forceAt is one more try"},
-	{"failed, what it failed of is gone", all(failed, installs(1), cause("Namespace/x exists", true)), nil,
+	{"failed, what it failed of is gone", all(failed, installs(1), because("Namespace/x exists", true)), nil,
 		Failed, "upgrade", "what it failed of has changed"},
 	{"RetryOnFailure, and it is early", all(failed, upgrades(1), failedAgo(time.Minute)), retryOnFailure,
 		Failed, "none (interval) in 4m0s", "retryInterval has not gone by"},
@@ -165,7 +165,7 @@ var theTable = []decision{
 		Failed, "upgrade", "nothing is undone before the next try"},
 	{"RetryOnFailure, early, forced", all(failed, upgrades(1), failedAgo(time.Minute)), all(retryOnFailure, forced),
 		Failed, "upgrade", "forceAt does not wait"},
-	{"RetryOnFailure, early, what it failed of is gone", all(failed, upgrades(1), failedAgo(time.Minute), cause("x", true)), retryOnFailure,
+	{"RetryOnFailure, early, what it failed of is gone", all(failed, upgrades(1), failedAgo(time.Minute), because("x", true)), retryOnFailure,
 		Failed, "upgrade", "there is nothing to wait for"},
 
 	// Tests.
@@ -316,7 +316,7 @@ func upgrades(n int64) func(*Observed) {
 	return func(o *Observed) { o.LastAction, o.UpgradeFailures = v2.ReleaseActionUpgrade, n }
 }
 
-func cause(of string, gone bool) func(*Observed) {
+func because(of string, gone bool) func(*Observed) {
 	return func(o *Observed) { o.Cause, o.CauseGone = of, gone }
 }
 
@@ -547,7 +547,7 @@ func TestExhaustedUntilTheCauseChanges(t *testing.T) {
 	for _, c := range []func(*Observed){all(absent, installs(1)), all(failed, installs(1)), all(failed, upgrades(1)), all(old, upgrades(1))} {
 		o, s := observedInSync(), specInSync()
 		c(&o)
-		cause("Namespace/x exists", false)(&o)
+		because("Namespace/x exists", false)(&o)
 		if _, a := Decide(o, s, noon); a.Kind != None || a.Fault.Reason != retriesExceededReason || a.Fault.Retry != api.RetryInterval {
 			t.Errorf("with its cause unchanged: %s", describe(a))
 		}

@@ -3,11 +3,10 @@ package helm
 import (
 	"io"
 
+	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"helm.sh/helm/v3/pkg/action"
 	"k8s.io/utils/ptr"
 
-	"github.com/cleat-dev/cleat/internal/helm/charts"
-	"github.com/cleat-dev/cleat/internal/helm/client"
 	"github.com/cleat-dev/cleat/internal/helm/storage"
 )
 
@@ -23,9 +22,9 @@ func (j *job) install() error {
 	}
 	policy := spec.CRDs
 	if spec.SkipCRDs {
-		policy = "Skip" // the deprecated word for it
+		policy = v2.Skip // this is the deprecated word for it
 	}
-	made, err := j.prepare(method, rendering{revision: 1, install: true, values: j.values}, client.CRDPolicy(policy), timeout)
+	made, err := j.prepare(method, rendering{version: 1, install: true, skipSchema: spec.DisableSchemaValidation}, policy, timeout)
 	if err != nil {
 		return err
 	}
@@ -35,12 +34,12 @@ func (j *job) install() error {
 	in.Wait, in.WaitForJobs = !spec.DisableWait, !spec.DisableWaitForJobs
 	in.DisableHooks = spec.DisableHooks
 	in.DisableOpenAPIValidation = spec.DisableOpenAPIValidation
-	in.SkipSchemaValidation = true // done in prepare, within limits
+	in.SkipSchemaValidation = true // done when it was rendered, within limits
 	in.SkipCRDs = true             // done in prepare, by policy
 	in.Replace = spec.Replace || j.action.Replace
 	in.TakeOwnership = !spec.DisableTakeOwnership
 	in.CreateNamespace = spec.CreateNamespace
-	_, err = in.Run(made.literal, charts.CopyValues(made.values))
+	_, err = in.Run(made.Literal, made.Values)
 	return err
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/health"
 	"github.com/cleat-dev/cleat/internal/helm/client"
+	"github.com/cleat-dev/cleat/internal/helm/render"
 	"github.com/cleat-dev/cleat/internal/helm/storage"
 	"github.com/cleat-dev/cleat/internal/kube"
 )
@@ -27,14 +28,15 @@ import (
 type job struct {
 	inputs
 	// hr is only read.
-	hr      *v2.HelmRelease
-	action  Action
-	target  Target
-	history v2.Snapshots
-	options Options
-	judge   *health.Judge // of spec.healthCheckExprs; nil without any
-	cluster *kube.Cluster
-	user    *kube.User
+	hr       *v2.HelmRelease
+	action   Action
+	target   Target
+	history  v2.Snapshots
+	options  Options
+	renderer *render.Renderer
+	judge    *health.Judge // of spec.healthCheckExprs; nil without any
+	cluster  *kube.Cluster
+	user     *kube.User
 	// revisions are what the storage has; newest is the last of them, nil when there is none.
 	revisions *storage.Revisions
 	newest    *storage.Release

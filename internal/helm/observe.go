@@ -152,20 +152,6 @@ type stored struct {
 	writers   *writers
 }
 
-// drift tells of what was found out about drift; nil when nobody has looked.
-func (v *view) drift() *drift {
-	if !v.looked {
-		return nil
-	}
-	return &drift{release: v.History.Latest().FullReleaseName(), lines: v.Drift}
-}
-
-// drift is what the objects of a release are not as it has them.
-type drift struct {
-	release string
-	lines   []string
-}
-
 // release describes the newest release.
 func (v *view) release() *Release {
 	rel := v.newest

@@ -14,6 +14,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/cleat-dev/cleat/internal/helm/charts"
+	"github.com/cleat-dev/cleat/internal/helm/render"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
@@ -125,6 +126,8 @@ type operations struct {
 	wake func(types.NamespacedName)
 	// scheme knows what the storage is made of.
 	scheme *runtime.Scheme
+	// renderer parses each chart once for all.
+	renderer *render.Renderer
 	// room bounds how many work at a time. One that waits takes none.
 	room chan struct{}
 	// memory holds what is kept of an object between its attempts.
@@ -142,7 +145,7 @@ func newOperations(wake func(types.NamespacedName)) *operations {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(corev1.AddToScheme(scheme))
 	return &operations{
-		wake: wake, scheme: scheme, room: make(chan struct{}, working),
+		wake: wake, scheme: scheme, renderer: render.New(), room: make(chan struct{}, working),
 		by: map[types.NamespacedName]*operation{}, memory: map[types.NamespacedName]*cause{},
 	}
 }

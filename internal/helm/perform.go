@@ -28,7 +28,7 @@ func (r *Reconciler) release(ctx context.Context, a *attempt) error {
 		}
 		v.forgive(a)
 		a.state, a.last = Decide(v.Observed, v.spec, time.Now())
-		a.drift = v.drift()
+		a.noteDrift(v)
 		r.Log.Debug("decided", "name", a.key.Name, "namespace", a.key.Namespace, "state", string(a.state), "action", a.last.String())
 		if a.last.Kind == None {
 			return a.rest(v)
@@ -53,7 +53,7 @@ func (a *attempt) rest(v *view) error {
 	fault := api.Faultf(reason, f.Retry, "%s", message)
 	if wait := time.Until(f.At); !f.At.IsZero() && f.Retry != api.RetryNever {
 		// The time of the next try is known, and neither the interval nor the back-off says it.
-		fault.Retry, fault.At = api.RetryBackoff, f.At
+		fault.Retry = api.RetryBackoff
 		fault.After = max(wait, time.Second)
 	}
 	return fault
@@ -122,7 +122,8 @@ func (r *Reconciler) operate(ctx context.Context, a *attempt, v *view) error {
 // jobOf puts together what an action needs.
 func (r *Reconciler) jobOf(a *attempt, v *view, action Action) *job {
 	return &job{
-		inputs: a.inputs, hr: a.hr.DeepCopy(), action: action, target: v.target, history: v.History, options: r.Options, judge: a.judge,
+		inputs: a.inputs, hr: a.hr.DeepCopy(), action: action, target: v.target, history: v.History, options: r.Options,
+		renderer: r.operations.renderer, judge: a.judge,
 		cluster: a.cluster, user: v.user, revisions: v.revisions, newest: v.newest, drifted: v.drifted,
 		park: func() func() { return func() {} }, touched: map[int]bool{}, gone: map[int]bool{},
 	}

@@ -1,55 +1,49 @@
 package helm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"helm.sh/helm/v3/pkg/action"
-	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	helmrelease "helm.sh/helm/v3/pkg/release"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/helm/charts"
 	"github.com/cleat-dev/cleat/internal/helm/client"
+	"github.com/cleat-dev/cleat/internal/helm/render"
 	"github.com/cleat-dev/cleat/internal/helm/storage"
 )
 
-// rendering is what a release is rendered for.
-type rendering struct {
-	revision int
-	install  bool
-	values   map[string]any
-	// defaults take the place of the chart's values, unless nil.
-	defaults map[string]any
-}
-
 // prepared is what an install or an upgrade hands to the SDK.
 type prepared struct {
+	*render.Result
 	config *action.Configuration
-	// literal is the chart whose templates are what was rendered.
-	literal *chart.Chart
-	values  map[string]any
+}
+
+// rendering is what a release is rendered for.
+type rendering struct {
+	version    int // of the release, for templates
+	install    bool
+	skipSchema bool
+	previous   *render.Previous
 }
 
 // prepare renders the chart and brings its CustomResourceDefinitions into the cluster. That the release will have room in the
 // storage is found out before anything is changed (faults.md F15).
-func (j *job) prepare(method storage.Method, what rendering, policy client.CRDPolicy, timeout time.Duration) (*prepared, error) {
-	original, values, err := j.processed(what)
+func (j *job) prepare(method storage.Method, what rendering, policy v2.CRDsPolicy, timeout time.Duration) (*prepared, error) {
+	crds, err := j.crds(policy)
 	if err != nil {
 		return nil, err
 	}
-	crds, err := charts.CRDs(original)
-	if err != nil {
-		return nil, err
-	}
-	if policy == "" {
-		policy = client.CreateCRDs
-	}
-	made, err := j.render(method, original, values, what)
-	if len(crds) == 0 || policy == client.SkipCRDs || isTooLarge(err) {
+	made, err := j.render(method, what)
+	if len(crds) == 0 || isTooLarge(err) {
 		return made, err
 	}
+	// An error may be that of a template which asks for a kind that the chart is about to bring.
 	changed, failed := j.applyCRDs(method, crds, policy, timeout)
 	switch {
 	case failed != nil:
@@ -57,7 +51,7 @@ func (j *job) prepare(method storage.Method, what rendering, policy client.CRDPo
 	case !changed:
 		return made, err
 	}
-	return j.render(method, original, values, what) // a template may ask whether the kinds are there
+	return j.render(method, what)
 }
 
 func isTooLarge(err error) bool {
@@ -65,34 +59,60 @@ func isTooLarge(err error) bool {
 	return errors.As(err, &large)
 }
 
-// applyCRDs says whether it has changed any.
-func (j *job) applyCRDs(method storage.Method, crds []charts.CRD, policy client.CRDPolicy, timeout time.Duration) (changed bool, err error) {
-	access, err := j.client(method)
+// render renders the chart for a release, and checks that it can be stored.
+func (j *job) render(method storage.Method, what rendering) (*prepared, error) {
+	capabilities, err := client.Capabilities(j.ctx, j.cluster)
 	if err != nil {
-		return false, err
+		return nil, fmt.Errorf("asking the cluster what it serves: %w", err)
 	}
-	objects := make([]*unstructured.Unstructured, 0, len(crds))
-	for _, crd := range crds {
-		objects = append(objects, crd.Object)
-	}
-	changes, err := access.ApplyCRDs(objects, policy, timeout)
+	result, err := j.renderer.Render(j.ctx, render.Request{
+		Chart: j.chart, Values: charts.CopyValues(j.values), Previous: what.previous,
+		Release: chartutil.ReleaseOptions{
+			Name: j.target.Name, Namespace: j.target.Namespace, Revision: what.version, IsInstall: what.install, IsUpgrade: !what.install,
+		},
+		Capabilities: capabilities, Lookup: j.lookup, AllowDNS: j.options.AllowDNSLookups, SkipSchemaValidation: what.skipSchema,
+		Post: render.PostRender{
+			Owner:          types.NamespacedName{Namespace: j.hr.Namespace, Name: j.hr.Name},
+			CommonMetadata: j.hr.Spec.CommonMetadata, Kustomize: j.hr.Spec.PostRenderers, Strategy: j.postRenderStrategy(),
+		},
+	})
 	if err != nil {
-		return false, access.note(fmt.Errorf("failed to apply CustomResourceDefinitions: %w", err))
+		return nil, err
 	}
-	return len(changes) > 0, nil
+	made := &prepared{Result: result}
+	if made.config, err = j.configure(method, result.Literal, result.Stored); err != nil {
+		return nil, err
+	}
+	dropped, err := made.config.Releases.Driver.(*ledger).Check(j.expected(made))
+	if err != nil {
+		return nil, err
+	}
+	if len(dropped) > 0 {
+		j.logs.printf("the release would not fit into its Secret with these files of the chart, which no template uses: %v", dropped)
+	}
+	return made, nil
 }
 
-// processed returns a copy of the chart with its dependencies processed for the values, and the values. Neither is shared.
-func (j *job) processed(what rendering) (*chart.Chart, map[string]any, error) {
-	c, values := j.chart.Copy(), charts.CopyValues(what.values)
-	if values == nil {
-		values = map[string]any{}
+// expected is the release that will be stored, as far as its size goes.
+func (j *job) expected(made *prepared) *helmrelease.Release {
+	version := 1
+	if j.newest != nil {
+		version = j.newest.Version + 1
 	}
-	if what.defaults != nil {
-		c.Values = what.defaults
+	return &helmrelease.Release{
+		Name: j.target.Name, Namespace: j.target.Namespace, Version: version, Chart: made.Literal, Config: made.Values,
+		Manifest: made.Manifest, Hooks: made.Hooks, Info: &helmrelease.Info{Status: helmrelease.StatusPendingInstall, Notes: made.Notes},
 	}
-	if err := chartutil.ProcessDependenciesWithMerge(c, values); err != nil {
-		return nil, nil, fmt.Errorf("processing the dependencies of the chart: %w", err)
+}
+
+// lookup reads the cluster for templates, with the rights of whom the release acts as (faults.md A15).
+func (j *job) lookup(ctx context.Context, apiVersion, kind, namespace, name string) (map[string]any, error) {
+	return client.Lookup(ctx, j.user, apiVersion, kind, namespace, name)
+}
+
+func (j *job) postRenderStrategy() v2.PostRenderStrategy {
+	if j.hr.Spec.PostRenderStrategy == "" && j.options.UseHelm3Defaults {
+		return v2.PostRenderStrategyNoHooks
 	}
-	return c, values, nil
+	return j.hr.Spec.PostRenderStrategy
 }

@@ -42,6 +42,7 @@ func (a *attempt) timeoutOf(kind ActionKind) metav1.Duration {
 // report fills the part of the status that only a HelmRelease has. What an action has brought is on record since it ended.
 func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success {
 	a.tally(a.hr)
+	a.reportDrift(a.hr)
 	if end.Waiting == nil {
 		a.handled()
 	}
@@ -50,6 +51,7 @@ func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success
 	}
 	a.hr.Status.ObservedPostRenderersDigest = postRenderersDigest(a.hr)
 	a.hr.Status.ObservedCommonMetadataDigest = commonMetadataDigest(a.hr)
+	a.concluded(&a.hr.Status)
 	settle(a.hr)
 	is := verdict(a.hr)
 	if is == nil || is.Status != metav1.ConditionTrue {
@@ -120,7 +122,12 @@ func aboutRelease(reason string) bool {
 }
 
 // after tells of the actions that ended in the attempt.
-func (r *Reconciler) after(a *attempt, _ reconcile.Outcome) { r.announce(a) }
+func (r *Reconciler) after(a *attempt, _ reconcile.Outcome) {
+	if a.drift != nil && len(a.drift.found) > 0 {
+		r.Recorder.Record(a.hr, driftEvent(driftMessage(a.drift.release, a.drift.found)))
+	}
+	r.announce(a)
+}
 
 // announce sends the events of the actions that have had none.
 func (r *Reconciler) announce(a *attempt) {
