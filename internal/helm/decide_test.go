@@ -195,22 +195,22 @@ var theTable = []decision{
 		OutOfSync, "upgrade", "an upgrade applies everything anyway"},
 
 	// Pace.
-	{"an install has failed in this attempt", all(absent, ended(Install, true)), nil,
+	{"an install has failed in this attempt", all(absent, after(Install, true)), nil,
 		Absent, "none (backoff)", "what is tried again at once fails again"},
-	{"undone in this attempt", all(absent, installs(1), ended(Install, true), ended(Uninstall, false)), retries(1),
+	{"undone in this attempt", all(absent, installs(1), after(Install, true), after(Uninstall, false)), retries(1),
 		Absent, "none (backoff)", "the next try comes after a pause"},
-	{"an upgrade has failed in this attempt, nothing was stored", all(old, ended(Upgrade, true)), nil,
+	{"an upgrade has failed in this attempt, nothing was stored", all(old, after(Upgrade, true)), nil,
 		OutOfSync, "none (backoff)", "it has not got as far as to be counted"},
-	{"an upgrade has failed in this attempt, a retry is left", all(failed, upgrades(1), ended(Upgrade, true)), retries(1),
+	{"an upgrade has failed in this attempt, a retry is left", all(failed, upgrades(1), after(Upgrade, true)), retries(1),
 		Failed, "rollback to v1", "what is to be undone is undone at once"},
-	{"undoing has failed in this attempt", all(failed, upgrades(1), ended(Rollback, true)), retries(1),
+	{"undoing has failed in this attempt", all(failed, upgrades(1), after(Rollback, true)), retries(1),
 		Failed, "none (backoff)", "it is tried again after a pause"},
-	{"upgraded in this attempt, and still not in sync", all(old, ended(Upgrade, false)), nil,
+	{"upgraded in this attempt, and still not in sync", all(old, after(Upgrade, false)), nil,
 		OutOfSync, "none (StillOutOfSync, interval): the release is not as it is asked for although its upgrade has succeeded: release chart changed",
 		"it would go on for ever"},
-	{"corrected in this attempt, and drifted again (F19)", all(drifted, ended(Correct, false)), func(s *Spec) { s.Correct = true },
+	{"corrected in this attempt, and drifted again (F19)", all(drifted, after(Correct, false)), func(s *Spec) { s.Correct = true },
 		Drifted, "none", "somebody changes it back: the next look is soon enough"},
-	{"unlocked in this attempt", all(failed, interrupted(PendingUpgrade), ended(Unlock, false)), nil,
+	{"unlocked in this attempt", all(failed, interrupted(PendingUpgrade), after(Unlock, false)), nil,
 		Failed, "upgrade", "that was the way to it"},
 }
 
@@ -336,7 +336,7 @@ func tested(phase string) func(*Observed) {
 	return func(o *Observed) { o.History[0].TestHooks = &map[string]*v2.TestHookStatus{"check": {Phase: phase}} }
 }
 
-func ended(kind ActionKind, failed bool) func(*Observed) {
+func after(kind ActionKind, failed bool) func(*Observed) {
 	return func(o *Observed) { o.Ended = append(o.Ended, Ended{kind, failed}) }
 }
 
@@ -365,8 +365,8 @@ func describe(a Action) string {
 	return text
 }
 
-// world is what Decide is played against: a storage, a status and a cluster, as values.
-type world struct {
+// model is what Decide is played against: a storage, a status and a cluster, as values.
+type model struct {
 	o    Observed
 	spec Spec
 	// made names the cases of the table that it was made of.
@@ -375,8 +375,8 @@ type world struct {
 	fails func(ActionKind) (failed, blameless bool)
 }
 
-// perform does what an action does to the world, as far as a decision goes by it.
-func (w *world) perform(a Action) {
+// perform does what an action does to the model, as far as a decision goes by it.
+func (w *model) perform(a Action) {
 	failed, blameless := w.fails(a.Kind)
 	switch a.Kind {
 	case Install, Upgrade:
@@ -415,9 +415,9 @@ func (w *world) perform(a Action) {
 	w.o.Ended = append(w.o.Ended, Ended{a.Kind, failed})
 }
 
-func (w *world) newest() *Release { return w.o.Release }
+func (w *model) newest() *Release { return w.o.Release }
 
-func (w *world) count(action v2.ReleaseAction) {
+func (w *model) count(action v2.ReleaseAction) {
 	if action == v2.ReleaseActionInstall {
 		w.o.InstallFailures++
 	} else {
@@ -425,7 +425,7 @@ func (w *world) count(action v2.ReleaseAction) {
 	}
 }
 
-func (w *world) release(kind ActionKind, failed, blameless bool) {
+func (w *model) release(kind ActionKind, failed, blameless bool) {
 	w.o.LastAction = v2.ReleaseAction(kind)
 	if kind == Install {
 		w.o.History = nil
@@ -444,7 +444,7 @@ func (w *world) release(kind ActionKind, failed, blameless bool) {
 	w.o.History[0].Status = string(w.newest().Status)
 }
 
-func (w *world) add(status Status, version string) {
+func (w *model) add(status Status, version string) {
 	at := 1
 	if w.o.Release != nil {
 		at = w.o.Release.Version + 1
@@ -456,11 +456,11 @@ func (w *world) add(status Status, version string) {
 	}
 }
 
-// worlds makes many different worlds and specs out of the changes of the table.
-func worlds(n int, each func(*rand.Rand, *world)) {
+// models makes many different models and specs out of the changes of the table.
+func models(n int, each func(*rand.Rand, *model)) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range n {
-		w := &world{o: observedInSync(), spec: specInSync()}
+		w := &model{o: observedInSync(), spec: specInSync()}
 		for range r.IntN(4) {
 			c := theTable[r.IntN(len(theTable))]
 			w.made = append(w.made, c.name)
@@ -477,7 +477,7 @@ func worlds(n int, each func(*rand.Rand, *world)) {
 // TestDecideEndsEveryAttempt: whatever succeeds or fails, an attempt comes to an end after few actions; and attempts come to an
 // end that has nothing to do, when nothing fails any more.
 func TestDecideEndsEveryAttempt(t *testing.T) {
-	worlds(20000, func(r *rand.Rand, w *world) {
+	models(20000, func(r *rand.Rand, w *model) {
 		w.fails = func(ActionKind) (bool, bool) { f := r.IntN(2) == 0; return f, f && r.IntN(2) == 0 }
 		w.spec.Forced = false // it is taken up once
 		for range 3 {
@@ -494,7 +494,7 @@ func TestDecideEndsEveryAttempt(t *testing.T) {
 }
 
 // attempt goes on until there is nothing to do in it.
-func (w *world) attempt(t *testing.T) {
+func (w *model) attempt(t *testing.T) {
 	t.Helper()
 	w.o.Ended = nil
 	for range 12 {
@@ -511,7 +511,7 @@ func (w *world) attempt(t *testing.T) {
 // TestF17_NothingIsUndoneForWhatIsNotCounted: neither an uninstall nor a rollback follows a failure that is no fault of the
 // release: one of which the agent died, or that came of an API server that did not answer.
 func TestF17_NothingIsUndoneForWhatIsNotCounted(t *testing.T) {
-	worlds(20000, func(r *rand.Rand, w *world) {
+	models(20000, func(r *rand.Rand, w *model) {
 		w.spec.Target = specInSync().Target
 		if w.o.Release == nil {
 			return
@@ -530,7 +530,7 @@ func TestF17_NothingIsUndoneForWhatIsNotCounted(t *testing.T) {
 
 // TestHeldIsLeftAlone: nothing at all is done with what somebody else may be at work on.
 func TestHeldIsLeftAlone(t *testing.T) {
-	worlds(5000, func(r *rand.Rand, w *world) {
+	models(5000, func(r *rand.Rand, w *model) {
 		if w.o.Release == nil {
 			return
 		}
