@@ -201,7 +201,7 @@ func (w *helmWorld) agent(name string, options helm.Options) *helmAgent {
 	a := &helmAgent{w: w, events: &sourcetest.Events{}}
 	a.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
 	worker, cluster, start := w.reconciler(config, options, a)
-	go start(ctx)
+	a.stopped.Go(func() { start(ctx) })
 	a.kill = sync.OnceFunc(func() {
 		cancel()
 		a.queue.ShutDown()
