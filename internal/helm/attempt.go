@@ -37,6 +37,7 @@ type attempt struct {
 	last      Action // release: what was decided last
 	state     State  // release: what that was decided by
 	reported  []step // release: the actions that ended in this attempt, for conditions and events
+	found     bool   // release: drift was found and told of
 	tallied   int    // release, report: how many of these are in the conditions
 	announced int    // report: how many of these have had their event
 }

@@ -2,6 +2,7 @@ package helm
 
 import (
 	"fmt"
+	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -50,12 +51,23 @@ func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success
 	}
 	a.hr.Status.ObservedPostRenderersDigest = postRenderersDigest(a.hr)
 	a.hr.Status.ObservedCommonMetadataDigest = commonMetadataDigest(a.hr)
-	settle(a.hr)
+	settle(a.hr, a.state)
 	is := verdict(a.hr)
 	if is == nil || is.Status != metav1.ConditionTrue {
 		return reconcile.Success{Reason: meta.ReconciliationSucceededReason, Message: "release in-sync with desired state"}
 	}
 	return reconcile.Success{Reason: is.Reason, Message: is.Message}
+}
+
+// drifted tells of drift that was found, once in an attempt, and before anything is done about it.
+func (r *Reconciler) drifted(a *attempt, drift []string) {
+	if a.found {
+		return
+	}
+	a.found = true
+	message := fmt.Sprintf("Cluster state of release %s has drifted from the desired state:\n%s", a.hr.Status.History.Latest().FullReleaseName(), strings.Join(drift, "\n"))
+	reconcile.SetCondition(a.hr, v2.DriftedCondition, metav1.ConditionTrue, v2.DriftDetectedReason, message)
+	r.Recorder.Record(a.hr, driftEvent(message))
 }
 
 // handled notes that what was asked for by hand has been dealt with, whether or not there was anything to do.
@@ -73,10 +85,16 @@ func (a *attempt) handled() {
 
 // settle makes the conditions of a release that is as it is asked for say so, whatever they were made of: one that was taken over
 // has none, and one that has healed by itself those of its failure.
-func settle(hr *v2.HelmRelease) {
+func settle(hr *v2.HelmRelease, state State) {
 	reconcile.RemoveCondition(hr, v2.RemediatedCondition)
 	if !hr.GetTest().Enable {
 		reconcile.RemoveCondition(hr, v2.TestSuccessCondition)
+	}
+	switch {
+	case !hr.GetDriftDetection().MustDetectChanges():
+		reconcile.RemoveCondition(hr, v2.DriftedCondition)
+	case state != Drifted:
+		reconcile.SetCondition(hr, v2.DriftedCondition, metav1.ConditionFalse, v2.NoDriftDetectedReason, noDrift)
 	}
 	latest := hr.Status.History.Latest()
 	if released := reconcile.Condition(hr, v2.ReleasedCondition); latest == nil || released != nil && released.Status == metav1.ConditionTrue {
