@@ -34,10 +34,14 @@ type attempt struct {
 	cluster *kube.Cluster // connect: where to act
 	user    string        // connect: as whom; empty for the agent itself
 
+	intended bool   // release: what is attempted is on record
+	forgiven bool   // release: failures were counted for something else, and are to be dropped
+	policy   Policy // release: that of the last action, when nothing is left to do
+	drift    *drift // release: what has drifted; nil when nobody has looked
+
 	last      Action // release: what was decided last
 	state     State  // release: what that was decided by
 	reported  []step // release: the actions that ended in this attempt, for conditions and events
-	found     bool   // release: drift was found and told of
 	tallied   int    // release, report: how many of these are in the conditions
 	announced int    // report: how many of these have had their event
 }

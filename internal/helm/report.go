@@ -2,7 +2,6 @@ package helm
 
 import (
 	"fmt"
-	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -43,6 +42,7 @@ func (a *attempt) timeoutOf(kind ActionKind) metav1.Duration {
 // report fills the part of the status that only a HelmRelease has. What an action has brought is on record since it ended.
 func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success {
 	a.tally(a.hr)
+	a.reportDrift(a.hr)
 	if end.Waiting == nil {
 		a.handled()
 	}
@@ -51,23 +51,13 @@ func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success
 	}
 	a.hr.Status.ObservedPostRenderersDigest = postRenderersDigest(a.hr)
 	a.hr.Status.ObservedCommonMetadataDigest = commonMetadataDigest(a.hr)
-	settle(a.hr, a.state)
+	a.concluded(&a.hr.Status)
+	settle(a.hr)
 	is := verdict(a.hr)
 	if is == nil || is.Status != metav1.ConditionTrue {
 		return reconcile.Success{Reason: meta.ReconciliationSucceededReason, Message: "release in-sync with desired state"}
 	}
 	return reconcile.Success{Reason: is.Reason, Message: is.Message}
-}
-
-// drifted tells of drift that was found, once in an attempt, and before anything is done about it.
-func (r *Reconciler) drifted(a *attempt, drift []string) {
-	if a.found {
-		return
-	}
-	a.found = true
-	message := fmt.Sprintf("Cluster state of release %s has drifted from the desired state:\n%s", a.hr.Status.History.Latest().FullReleaseName(), strings.Join(drift, "\n"))
-	reconcile.SetCondition(a.hr, v2.DriftedCondition, metav1.ConditionTrue, v2.DriftDetectedReason, message)
-	r.Recorder.Record(a.hr, driftEvent(message))
 }
 
 // handled notes that what was asked for by hand has been dealt with, whether or not there was anything to do.
@@ -85,16 +75,10 @@ func (a *attempt) handled() {
 
 // settle makes the conditions of a release that is as it is asked for say so, whatever they were made of: one that was taken over
 // has none, and one that has healed by itself those of its failure.
-func settle(hr *v2.HelmRelease, state State) {
+func settle(hr *v2.HelmRelease) {
 	reconcile.RemoveCondition(hr, v2.RemediatedCondition)
 	if !hr.GetTest().Enable {
 		reconcile.RemoveCondition(hr, v2.TestSuccessCondition)
-	}
-	switch {
-	case !hr.GetDriftDetection().MustDetectChanges():
-		reconcile.RemoveCondition(hr, v2.DriftedCondition)
-	case state != Drifted:
-		reconcile.SetCondition(hr, v2.DriftedCondition, metav1.ConditionFalse, v2.NoDriftDetectedReason, noDrift)
 	}
 	latest := hr.Status.History.Latest()
 	if released := reconcile.Condition(hr, v2.ReleasedCondition); latest == nil || released != nil && released.Status == metav1.ConditionTrue {
@@ -138,7 +122,12 @@ func aboutRelease(reason string) bool {
 }
 
 // after tells of the actions that ended in the attempt.
-func (r *Reconciler) after(a *attempt, _ reconcile.Outcome) { r.announce(a) }
+func (r *Reconciler) after(a *attempt, _ reconcile.Outcome) {
+	if a.drift != nil && len(a.drift.found) > 0 {
+		r.Recorder.Record(a.hr, driftEvent(driftMessage(a.drift.release, a.drift.found)))
+	}
+	r.announce(a)
+}
 
 // announce sends the events of the actions that have had none.
 func (r *Reconciler) announce(a *attempt) {

@@ -18,6 +18,8 @@ type Wait struct {
 	Since map[object.Key]string
 	// Judge says how healthy they are; nil is kstatus.
 	Judge *health.Judge
+	// Blocks, unless nil, is called once, before the first pause: not all was as it should be at the first look.
+	Blocks func()
 }
 
 // Await returns when ok says so about every object, or with ok's error. It makes no request itself and does not ask again:
@@ -30,6 +32,10 @@ func (o *Observer) Await(ctx context.Context, wait Wait, ok func(object.Ref, Obs
 		moved, done, err := o.check(wait, held, ok)
 		if err != nil || done {
 			return err
+		}
+		if wait.Blocks != nil {
+			wait.Blocks()
+			wait.Blocks = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -50,8 +56,8 @@ func (o *Observer) check(wait Wait, held map[target]struct{}, ok func(object.Ref
 	for _, refs := range [][]object.Ref{wait.Labelled, wait.Pinned} {
 		for _, r := range refs {
 			obs, state := o.get(r, wait.Judge)
-			if state.Found && older(obs.ResourceVersion, wait.Since[r.Key()]) {
-				obs, state = Observation{}, State{}
+			if since := wait.Since[r.Key()]; state.Found && older(obs.ResourceVersion, since) || !state.Found && older(state.seen, since) {
+				obs, state = Observation{}, State{Err: state.Err}
 			}
 			is, err := ok(r, obs, state)
 			if err != nil {

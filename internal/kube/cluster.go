@@ -57,6 +57,7 @@ type server struct {
 	httpClient *http.Client
 	watcher    dynamic.Interface
 	mapper     *Mapper
+	versions   versions
 
 	mu       sync.Mutex
 	users    map[string]*User

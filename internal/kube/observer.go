@@ -29,6 +29,8 @@ type State struct {
 	Synced bool
 	// Err says why a watch is not synced, once it has failed: ErrNotServed, a refusal, or the API server not being there.
 	Err error
+	// seen is the version up to which the watch has come.
+	seen string
 }
 
 // Gone says that the object does not exist, or carries our owner label no more. A watch that could not list never
@@ -330,7 +332,7 @@ func (o *Observer) get(ref object.Ref, judge *health.Judge) (Observation, State)
 		if found && state.Found && older(seen.ResourceVersion, obs.ResourceVersion) {
 			continue
 		}
-		obs, state = seen, State{Found: found, Synced: w.synced, Err: w.err}
+		obs, state = seen, State{Found: found, Synced: w.synced, Err: w.err, seen: w.seen}
 	}
 	return obs, state
 }

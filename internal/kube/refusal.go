@@ -69,6 +69,9 @@ func isUndeclared(err error) bool {
 
 var changeForbidden = regexp.MustCompile(`(?i)immutable|(may|can) ?not (be )?(change|update|unset)|updates? .*(forbidden|not allowed)`)
 
+// IsImmutable says that an object was refused for what it was before, and for nothing else.
+func IsImmutable(err error) bool { return apierrors.IsInvalid(err) && isImmutable(err) }
+
 // isImmutable says that an object was refused for what it was before, and for nothing else: created anew, it would be taken. The
 // ssa library is content with any Invalid, and would delete an object because of a typo.
 func isImmutable(err error) bool {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/decrypt"
+	"github.com/cleat-dev/cleat/internal/kustomizer"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -160,7 +161,7 @@ sops:
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	done, err := openAPI.replace(ctx)
+	done, err := kustomizer.Schema.Replace(ctx)
 	if err != nil {
 		t.Errorf("while the Vault is silent: %v", err)
 	} else {

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/cleat-dev/cleat/internal/decrypt"
+	"github.com/cleat-dev/cleat/internal/kustomizer"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -39,9 +40,9 @@ func (r *renderer) kustomize(ctx context.Context, settings unstructured.Unstruct
 	if err := keys.Sources(ctx, p.overlay, files.Dir(), dir); err != nil {
 		return nil, nil, err
 	}
-	built, own, err := r.accumulate(ctx, p, dir, openAPI.share, false)
+	built, own, err := r.accumulate(ctx, p, dir, kustomizer.Schema.Share, false)
 	if own {
-		built, _, err = r.accumulate(ctx, p, dir, openAPI.replace, true)
+		built, _, err = r.accumulate(ctx, p, dir, kustomizer.Schema.Replace, true)
 	}
 	switch {
 	case err != nil:
@@ -64,7 +65,7 @@ type prepared struct {
 
 // prepare makes the kustomization file with the settings of the spec, which lies over the one in dir.
 func (r *renderer) prepare(ctx context.Context, settings unstructured.Unstructured, files files, dir string) (*prepared, error) {
-	done, err := openAPI.share(ctx)
+	done, err := kustomizer.Schema.Share(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/kustomizer"
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
@@ -264,7 +265,7 @@ func FuzzA27_Substitute(f *testing.F) {
 // TestAliasesOfAText: a text that is one YAML scalar is not looked into for ever. An encrypted value often is one.
 func TestAliasesOfAText(t *testing.T) {
 	for _, text := range []string{`a\b&c*d`, `"a\\b &c *d"`, `ENC[AES256_GCM,data:a\b&*]`, "k: 'a\\b & *'\n"} {
-		if size, err := aliasedIn(text, maxBuildBytes, textsWithin); size != 0 || err != nil {
+		if size, err := kustomizer.Aliased(text, maxBuildBytes); size != 0 || err != nil {
 			t.Errorf("%q: %d bytes of aliases, %v", text, size, err)
 		}
 	}

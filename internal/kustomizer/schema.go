@@ -1,4 +1,4 @@
-package sync
+package kustomizer
 
 import (
 	"context"
@@ -8,24 +8,24 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/openapi"
 )
 
-// openAPI guards the OpenAPI schema that the kustomize library keeps in a variable of the process. It is a variable of the
-// process itself, because that is: two renderers share it whether they know or not.
+// Schema guards the OpenAPI schema that the kustomize library keeps in a variable of the process. It is a variable of the
+// process itself, because that is: all who run the library share it whether they know or not.
 //
 // Nearly every build reads no other schema than the one built into the library. Such builds share it, and run side by side.
 // A kustomization file with a field `openapi` puts another in its place; that build runs alone, and leaves the built-in one.
-var openAPI schemaLock
+var Schema SchemaLock
 
-// schemaLock is a lock whose readers do not queue behind a writer that waits: a build that never ends must not keep all others
+// SchemaLock is a lock whose readers do not queue behind a writer that waits: a build that never ends must not keep all others
 // from beginning. It can be given up while waiting.
-type schemaLock struct {
+type SchemaLock struct {
 	mu      sync.Mutex
 	sharing int           // builds under way that only read
 	alone   bool          // the build that changes the schema is under way
 	moved   chan struct{} // closed when any of them ends, if somebody waits for it
 }
 
-// share waits until the built-in schema is in place, and keeps it there until done is called.
-func (s *schemaLock) share(ctx context.Context) (done func(), err error) {
+// Share waits until the built-in schema is in place, and keeps it there until done is called.
+func (s *SchemaLock) Share(ctx context.Context) (done func(), err error) {
 	err = s.wait(ctx, func() bool {
 		if s.alone {
 			return false
@@ -39,9 +39,9 @@ func (s *schemaLock) share(ctx context.Context) (done func(), err error) {
 	return func() { s.end(func() { s.sharing-- }) }, err
 }
 
-// replace waits until no other build is under way, and keeps it so until done is called. The build begins with the built-in
+// Replace waits until no other build is under way, and keeps it so until done is called. The build begins with the built-in
 // schema, to which its own is added, as in Flux.
-func (s *schemaLock) replace(ctx context.Context) (done func(), err error) {
+func (s *SchemaLock) Replace(ctx context.Context) (done func(), err error) {
 	err = s.wait(ctx, func() bool {
 		if s.alone || s.sharing > 0 {
 			return false
@@ -60,7 +60,7 @@ func (s *schemaLock) replace(ctx context.Context) (done func(), err error) {
 }
 
 // wait calls take, under the lock, until it says that it has got what it wants.
-func (s *schemaLock) wait(ctx context.Context, take func() bool) error {
+func (s *SchemaLock) wait(ctx context.Context, take func() bool) error {
 	for {
 		s.mu.Lock()
 		if take() {
@@ -80,7 +80,7 @@ func (s *schemaLock) wait(ctx context.Context, take func() bool) error {
 	}
 }
 
-func (s *schemaLock) end(give func()) {
+func (s *SchemaLock) end(give func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	give()
