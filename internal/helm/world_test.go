@@ -155,7 +155,11 @@ func (w *world) edit(obj client.Object, change func()) {
 // publish stores a chart as the artifact of an object and says so in its status, which is that of a source which has been reconciled.
 func (w *world) publish(kind, name, revision string) {
 	w.Helper()
-	data, err := os.ReadFile("testdata/flux/web-1.0.0.tgz")
+	file := "testdata/flux/web-1.0.0.tgz"
+	if revision == "1.1.0" {
+		file = "testdata/flux/web-1.1.0.tgz"
+	}
+	data, err := os.ReadFile(file)
 	if err != nil {
 		w.Fatal(err)
 	}
