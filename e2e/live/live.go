@@ -368,6 +368,7 @@ var shortNames = map[string]string{
 	"crd":     "customresourcedefinitions",
 	"deploy":  "deployments",
 	"gitrepo": "gitrepositories",
+	"hr":      "helmreleases",
 	"ks":      "kustomizations",
 	"ns":      "namespaces",
 	"sts":     "statefulsets",

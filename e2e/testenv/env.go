@@ -130,14 +130,16 @@ func (c *Cluster) Namespace(t testing.TB, prefix string) string {
 func (c *Cluster) remove(t testing.TB, namespace string) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	all, err := c.List(ctx, "kustomizations", namespace, "")
-	if err != nil {
-		t.Error(err)
-	}
-	for _, obj := range all {
-		ref := live.Ref{Kind: "kustomizations", Namespace: namespace, Name: obj.GetName()}
-		if err := c.Patch(ctx, ref, `{"metadata":{"finalizers":null}}`); err != nil {
+	for _, kind := range []string{"kustomizations", "helmreleases"} {
+		all, err := c.List(ctx, kind, namespace, "")
+		if err != nil {
 			t.Error(err)
+		}
+		for _, obj := range all {
+			ref := live.Ref{Kind: kind, Namespace: namespace, Name: obj.GetName()}
+			if err := c.Patch(ctx, ref, `{"metadata":{"finalizers":null}}`); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	if err := c.Delete(ctx, live.Ref{Kind: "namespaces", Name: namespace}); err != nil {
