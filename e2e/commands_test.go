@@ -37,7 +37,6 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"kubeconfig": positive(cmdKubeconfig),
 	"managed":    positive(cmdManaged),
 	"objects":    positive(cmdObjects),
-	"order":      positive(cmdOrder),
 	"poke":       positive(cmdPoke),
 	"push":       positive(cmdPush),
 	"refused":    positive(cmdRefused),

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -44,43 +42,4 @@ func cmdChart(ts *testscript.TestScript, args []string) {
 
 func (s *script) runHelm(ts *testscript.TestScript, args ...string) error {
 	return ts.Exec(s.helm, args...)
-}
-
-// cmdOrder is order KIND/NAME...: fails unless the objects were made in this order. Two that were made within one second are told
-// apart by what the API server counts up with each write, which is what their first and only write has left in resourceVersion.
-func cmdOrder(ts *testscript.TestScript, args []string) {
-	s := of(ts)
-	ctx, cancel := bounded()
-	defer cancel()
-	type made struct {
-		name    string
-		at      time.Time
-		version string
-	}
-	var objects []made
-	for _, arg := range args {
-		obj, err := s.cluster.Get(ctx, s.ref(ts, arg))
-		ts.Check(err)
-		if obj == nil {
-			ts.Fatalf("there is no %s", arg)
-		}
-		objects = append(objects, made{arg, obj.GetCreationTimestamp().Time, obj.GetResourceVersion()})
-	}
-	earlier := func(a, b made) int {
-		if c := a.at.Compare(b.at); c != 0 {
-			return c
-		}
-		return compareNumbers(a.version, b.version)
-	}
-	if !slices.IsSortedFunc(objects, earlier) {
-		ts.Fatalf("they were not made in this order: %v", objects)
-	}
-}
-
-// compareNumbers compares decimal numbers of any size without leading zeros.
-func compareNumbers(a, b string) int {
-	if len(a) != len(b) {
-		return len(a) - len(b)
-	}
-	return strings.Compare(a, b)
 }
