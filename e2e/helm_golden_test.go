@@ -97,9 +97,7 @@ func TestAdoptsReleasesOfFlux(t *testing.T) {
 						t.Errorf("%s of %s (-Flux +Cleat):\n%s", field, ref, diff)
 					}
 				}
-				// Whether something has drifted is looked at for the first time.
-				drift := func(c string) bool { return strings.HasPrefix(c, "Drifted=False") }
-				if diff := cmp.Diff(slices.DeleteFunc(allConditions(flux), drift), slices.DeleteFunc(allConditions(ours), drift)); diff != "" {
+				if diff := cmp.Diff(allConditions(flux), allConditions(ours)); diff != "" {
 					t.Errorf("conditions of %s (-Flux +Cleat):\n%s", ref, diff)
 				}
 			}
