@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ metadata: {name: %s}
 spec:
   interval: 1h
   chartRef: {kind: HelmChart, name: app}
-  upgrade: {remediation: {remediateLastFailure: true}}
+  upgrade: {remediation: {%s}}
   values: {replicas: 0, text: "%d", hookFails: %q}
 `
 )
@@ -55,7 +56,6 @@ func TestF13_KilledWhileInstallingARelease(t *testing.T) {
 // TestF13_KilledWhileUpgradingARelease does the same for upgrades, and holds in addition that nothing is made anew.
 func TestF13_KilledWhileUpgradingARelease(t *testing.T) {
 	eachDeath(t, func(v *releaseVictim, n int, when testenv.FailPoint) {
-		v.name = "app"
 		if n == 1 {
 			v.release(0, "")
 			v.until(live.Ready, nil)
@@ -71,7 +71,6 @@ func TestF13_KilledWhileUpgradingARelease(t *testing.T) {
 // back.
 func TestF13_KilledWhileRollingBackARelease(t *testing.T) {
 	eachDeath(t, func(v *releaseVictim, n int, when testenv.FailPoint) {
-		v.name = "app"
 		v.release(0, "")
 		v.until(live.Ready, nil)
 		kept := v.uids()
@@ -99,27 +98,45 @@ func TestF14_KilledWhileUninstallingARelease(t *testing.T) {
 	})
 }
 
+// TestF17_OutageWhileUpgradingARelease has the API server refuse all writes from the first, second, … write of an upgrade on, for a while, and
+// holds that nothing is uninstalled or rolled back for it, whatever remediation is asked for, and that the upgrade is done afterwards.
+func TestF17_OutageWhileUpgradingARelease(t *testing.T) {
+	for _, status := range []int{http.StatusInternalServerError, http.StatusServiceUnavailable} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			v := newReleaseVictim(t)
+			v.remediation = "strategy: uninstall, remediateLastFailure: true"
+			v.release(0, "")
+			v.until(live.Ready, nil)
+			kept := v.uids()
+			for n := 1; n <= moreWrites; n++ {
+				tripped := v.proxy.Outage(n, status)
+				v.release(n, "")
+				v.until(live.Ready, tripped)
+				writes, refused := v.proxy.Disarm()
+				v.until(live.Ready, nil)
+				v.checkDeployed(n)
+				v.checkKept(kept)
+				if t.Failed() {
+					t.Fatalf("with an outage from write %d on, %s", n, writes[len(writes)-1])
+				}
+				if !refused {
+					t.Logf("it takes %d writes:\n%s", len(writes), strings.Join(writes, "\n"))
+					return
+				}
+			}
+			t.Errorf("still writing after %d writes", moreWrites)
+		})
+	}
+}
+
 // eachDeath does work with an agent that dies before, or after, its nth write, for every n until it survives.
 func eachDeath(t *testing.T, work func(v *releaseVictim, n int, when testenv.FailPoint)) {
 	t.Helper()
-	cluster := testenv.Shared(t)
-	repo := create(t, testenv.Git(t), "charts")
-	commit, err := repo.Commit(os.DirFS("testdata/charts"), "charts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := repo.Push(false); err != nil {
-		t.Fatal(err)
-	}
 	for _, when := range []testenv.FailPoint{testenv.BeforeWrite, testenv.AfterWrite} {
 		t.Run(string(when), func(t *testing.T) {
 			t.Parallel()
-			v := &releaseVictim{victim: newVictim(t, cluster)}
-			v.apply(fmt.Sprintf(killedSource, repo.URL))
-			v.name = "app"
-			v.await("helmcharts", func(obj *unstructured.Unstructured) bool {
-				return live.Ready(obj) && strings.HasSuffix(field(obj, "{.status.observedSourceArtifactRevision}"), commit)
-			}, nil)
+			v := newReleaseVictim(t)
 			for n := 1; n <= moreWrites; n++ {
 				work(v, n, when)
 				if t.Failed() {
@@ -138,7 +155,27 @@ func eachDeath(t *testing.T, work func(v *releaseVictim, n int, when testenv.Fai
 // releaseVictim is a victim with a HelmRelease.
 type releaseVictim struct {
 	*victim
-	name string
+	name        string
+	remediation string // of upgrades
+}
+
+// newReleaseVictim returns one whose chart has been fetched, so that no write is about that.
+func newReleaseVictim(t *testing.T) *releaseVictim {
+	t.Helper()
+	repo := create(t, testenv.Git(t), "charts")
+	commit, err := repo.Commit(os.DirFS("testdata/charts"), "charts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := repo.Push(false); err != nil {
+		t.Fatal(err)
+	}
+	v := &releaseVictim{victim: newVictim(t, testenv.Shared(t)), name: "app", remediation: "remediateLastFailure: true"}
+	v.apply(fmt.Sprintf(killedSource, repo.URL))
+	v.await("helmcharts", func(obj *unstructured.Unstructured) bool {
+		return live.Ready(obj) && strings.HasSuffix(field(obj, "{.status.observedSourceArtifactRevision}"), commit)
+	}, nil)
+	return v
 }
 
 // round triggers work, kills the agent at its nth write, starts it again when it was killed, and waits until done holds.
@@ -170,7 +207,7 @@ func (v *releaseVictim) ref(kind string) live.Ref {
 
 func (v *releaseVictim) release(text int, hookFails string) {
 	v.t.Helper()
-	v.apply(fmt.Sprintf(killedRelease, v.name, text, hookFails))
+	v.apply(fmt.Sprintf(killedRelease, v.name, v.remediation, text, hookFails))
 }
 
 func (v *releaseVictim) until(done func(*unstructured.Unstructured) bool, tripped <-chan struct{}) {
