@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ type view struct {
 	writers   *writers
 	drifted   []client.Drifted
 	looked    bool // for drift
+	fresh     bool // the history was behind the storage, and was brought up
 }
 
 // observe looks at what the storage, the status and, when nothing else is to be done, the cluster say.
@@ -204,7 +206,11 @@ func (v *view) catchUp(ctx context.Context, a *attempt) error {
 	if _, newer := late[v.newest.Version]; !newer || v.newest.Version == known {
 		return nil
 	}
-	v.History = remember(v.History, late, a.hr.Status.LastAttemptedReleaseAction)
+	made := a.hr.Status.LastAttemptedReleaseAction
+	if strings.HasPrefix(v.newest.Info.Description, "Rollback to ") { // which is Helm's only word for how it was made
+		made = v2.ReleaseActionRollback
+	}
+	v.History, v.fresh = remember(v.History, late, made), true
 	return nil
 }
 

@@ -26,6 +26,9 @@ func (r *Reconciler) release(ctx context.Context, a *attempt) error {
 		if err != nil {
 			return api.Faultf(stateFailedReason, api.RetryBackoff, "looking at the release: %w", err)
 		}
+		if err := r.recordLate(ctx, a, v); err != nil {
+			return err
+		}
 		v.forgive(a)
 		a.state, a.last = Decide(v.Observed, v.spec, time.Now())
 		a.noteDrift(v)

@@ -30,6 +30,14 @@ func (r *Reconciler) intend(ctx context.Context, a *attempt, v *view) error {
 	return unrecorded(err)
 }
 
+// recordLate puts on record what an earlier process has done and did not come to record.
+func (r *Reconciler) recordLate(ctx context.Context, a *attempt, v *view) error {
+	if !v.fresh {
+		return nil
+	}
+	return unrecorded(a.run.Save(ctx, func(hr *v2.HelmRelease) { hr.Status.History = v.History }))
+}
+
 // attempt records what is attempted, and drops the failures of what is not asked for any more.
 func (a *attempt) attempt(status *v2.HelmReleaseStatus) {
 	if a.forgiven {
