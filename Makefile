@@ -19,7 +19,7 @@ help: ## print this list
 build: ## build the agent: bin/cleat
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cleat ./cmd/agent
 
-cluster: ## build the embedded control plane: bin/devcluster and bin/kwok
+cluster: ## build the embedded control plane, bin/devcluster and bin/kwok, and bin/helm
 	@e2e/cluster/build.sh bin
 
 generate: ## write manifests/crds from the Flux API modules

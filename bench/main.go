@@ -20,8 +20,10 @@ import (
 
 // scenarios are what can be measured.
 var scenarios = map[string]func(context.Context, *world) error{
-	"monorepo":  monorepo,  // 200 Kustomizations of one repository: install, and a commit that changes one file
-	"unhealthy": unhealthy, // 128 Kustomizations, of which 11 never become healthy
+	"helm":      helmRepository, // -n HelmReleases of one chart in a registry, by HelmRepository: install, and an upgrade of all
+	"helm-ref":  ociRepository,  // the same by one OCIRepository
+	"monorepo":  monorepo,       // 200 Kustomizations of one repository: install, and a commit that changes one file
+	"unhealthy": unhealthy,      // 128 Kustomizations, of which 11 never become healthy
 }
 
 func main() {
@@ -29,6 +31,8 @@ func main() {
 	defer stop()
 	concurrent := flag.Int("concurrent", 0, "the agent's --concurrent; 0 is its default")
 	log := flag.String("log", "", "the file for the agent's log, at level debug; none when empty")
+	count := flag.Int("n", 100, "how many HelmReleases the scenarios of Helm have")
+	crds := flag.Int("crds", 0, "how many CRDs there are that nobody uses")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./bench [flags] %v\n", slices.Sorted(maps.Keys(scenarios)))
 		flag.PrintDefaults()
@@ -39,24 +43,31 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, scenario, *concurrent, *log); err != nil {
+	if err := run(ctx, scenario, options{*concurrent, *count, *crds, *log}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, scenario func(context.Context, *world) error, concurrent int, log string) (err error) {
+// options are the flags.
+type options struct {
+	concurrent, count, crds int
+	log                     string
+}
+
+func run(ctx context.Context, scenario func(context.Context, *world) error, o options) (err error) {
 	var flags []string
-	if concurrent > 0 {
-		flags = append(flags, fmt.Sprintf("--concurrent=%d", concurrent))
+	if o.concurrent > 0 {
+		flags = append(flags, fmt.Sprintf("--concurrent=%d", o.concurrent))
 	}
-	if log != "" {
+	if o.log != "" {
 		flags = append(flags, "--log-level=debug")
 	}
-	w, err := newWorld(flags, log)
+	w, err := newWorld(flags, o.log)
 	if err != nil {
 		return err
 	}
+	w.count, w.crds = o.count, o.crds
 	defer func() { err = errors.Join(err, w.close()) }()
 	if err := w.start(ctx); err != nil {
 		return err

@@ -29,6 +29,8 @@ type world struct {
 	flags     []string
 	log       string         // file of the agent's log
 	running   []func() error // stopped in reverse
+	count     int            // of HelmReleases
+	crds      int            // that nobody uses
 
 	cluster *live.Cluster
 	git     *gitserver.Server
@@ -62,6 +64,16 @@ func (w *world) close() error {
 
 // start starts everything.
 func (w *world) start(ctx context.Context) error {
+	if err := w.startCluster(ctx); err != nil {
+		return err
+	}
+	if err := w.addCRDs(ctx); err != nil {
+		return err
+	}
+	return w.startAgent(ctx)
+}
+
+func (w *world) startCluster(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if _, err := w.run(ctx, filepath.Join(w.dir, "cluster.log"), func(log io.Writer) proc.Program {
@@ -69,26 +81,33 @@ func (w *world) start(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("%w (make build cluster makes what this needs)", err)
 	}
-	kubeconfig := filepath.Join(w.dir, "cluster", "kubeconfig")
 	var err error
-	if w.cluster, err = live.Connect(kubeconfig); err != nil {
+	if w.cluster, err = live.Connect(w.kubeconfig()); err != nil {
 		return err
 	}
 	if err := w.cluster.InstallCRDs(ctx, filepath.Join(w.root, "manifests", "crds")); err != nil {
 		return err
 	}
-	if _, err := w.cluster.Apply(ctx, []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: "+namespace+"}\n"), ""); err != nil {
-		return err
-	}
+	_, err = w.cluster.Apply(ctx, []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: "+namespace+"}\n"), "")
+	return err
+}
+
+func (w *world) kubeconfig() string { return filepath.Join(w.dir, "cluster", "kubeconfig") }
+
+// startAgent starts the agent and what it fetches from.
+func (w *world) startAgent(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	folder := filepath.Join(w.dir, "git")
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		return err
 	}
+	var err error
 	if w.git, err = gitserver.Start(folder, "", ""); err != nil {
 		return err
 	}
 	w.running = append(w.running, w.git.Close)
-	config := &proc.AgentConfig{Kubeconfig: kubeconfig, Storage: filepath.Join(w.dir, "storage"), Flags: w.flags}
+	config := &proc.AgentConfig{Kubeconfig: w.kubeconfig(), Storage: filepath.Join(w.dir, "storage"), Flags: w.flags}
 	if err := errors.Join(os.Mkdir(config.Storage, 0o755), config.FreeAddresses()); err != nil {
 		return err
 	}

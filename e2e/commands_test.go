@@ -24,12 +24,14 @@ import (
 	"github.com/cleat-dev/cleat/e2e/testenv"
 )
 
-// commands are what a script can do beside what testscript brings. Except for kubectl and apply none can be negated.
+// commands are what a script can do beside what testscript brings. Except for kubectl, helm and apply none can be negated.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"agent":      cmdAgent,
 	"apply":      cmdApply,
 	"artifact":   positive(cmdArtifact),
 	"asked":      positive(cmdAsked),
+	"chart":      positive(cmdChart),
+	"helm":       cmdHelm,
 	"image":      positive(cmdImage),
 	"kubectl":    cmdKubectl,
 	"kubeconfig": positive(cmdKubeconfig),
@@ -324,7 +326,7 @@ func cmdUntold(ts *testscript.TestScript, args []string) {
 		ts.Check(err)
 		told[name] = text
 	}
-	for _, kind := range []string{"events", "events.events.k8s.io", "kustomizations", "gitrepositories"} {
+	for _, kind := range []string{"events", "events.events.k8s.io", "kustomizations,helmreleases,gitrepositories,helmcharts"} {
 		path := "{.items}"
 		if !strings.HasPrefix(kind, "events") {
 			path = "{.items[*]['metadata','status']}"

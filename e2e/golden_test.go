@@ -46,6 +46,7 @@ type difference struct {
 // what is on the cluster with what Flux made of it.
 func TestSameAsFlux(t *testing.T) {
 	cluster := testenv.Shared(t)
+	cluster.Renew(t, "demo")
 	git := testenv.Git(t)
 	repo, err := git.Import("shop", absolute(t, "testdata/golden/shop.bundle"))
 	if err != nil {
@@ -62,7 +63,7 @@ func TestSameAsFlux(t *testing.T) {
 	if _, err := cluster.Apply(t.Context(), []byte(objects), ""); err != nil {
 		t.Fatal(err)
 	}
-	golden := golden{t: t, cluster: cluster, agent: agent, met: map[string]bool{}}
+	golden := golden{t: t, cluster: cluster, agent: agent, facts: facts, meant: meant, met: map[string]bool{}}
 
 	golden.settle(first)
 	golden.compare("testdata/golden/installed.yaml")
@@ -74,14 +75,7 @@ func TestSameAsFlux(t *testing.T) {
 	golden.settle(second)
 	golden.compare("testdata/golden/upgraded.yaml")
 	golden.compareArtifacts()
-
-	for _, m := range meant {
-		for _, object := range m.objects {
-			if !golden.met[object+" "+m.fact] {
-				t.Errorf("the table of meant differences lists %s of %s, but nothing differs there", m.fact, object)
-			}
-		}
-	}
+	golden.checkMeant()
 	if left, err := cluster.Get(t.Context(), live.Ref{Kind: "clusterroles", Name: "shop:reader"}); err != nil || left != nil {
 		t.Errorf("the ClusterRole that the second commit removes is still there: %v", err)
 	}
@@ -91,6 +85,8 @@ type golden struct {
 	t       *testing.T
 	cluster *testenv.Cluster
 	agent   *testenv.Agent
+	facts   func(*unstructured.Unstructured) map[string]any // what is compared, by name
+	meant   []difference
 	met     map[string]bool // meant differences that were met, as "Kind/name fact"
 }
 
@@ -132,8 +128,8 @@ func (g *golden) compare(file string) {
 	}
 	for _, flux := range recorded {
 		ref := live.Ref{Kind: flux.GetKind(), Namespace: flux.GetNamespace(), Name: flux.GetName()}
-		if flux.GetKind() == "Kustomization" || flux.GetKind() == "GitRepository" {
-			ref.Kind += "." + flux.GroupVersionKind().Group
+		if group := flux.GroupVersionKind().Group; group != "" {
+			ref.Kind += "." + group
 		}
 		ours, err := g.cluster.Get(g.t.Context(), ref)
 		if err != nil {
@@ -143,7 +139,7 @@ func (g *golden) compare(file string) {
 			g.t.Errorf("%s: %s is missing", file, ref)
 			continue
 		}
-		g.compareFacts(file, flux.GetKind()+"/"+flux.GetName(), facts(flux), facts(ours))
+		g.compareFacts(file, flux.GetKind()+"/"+flux.GetName(), g.facts(flux), g.facts(ours))
 		if url := field(ours, "{.status.artifact.url}"); url != "" {
 			if want := "http://" + g.agent.StorageAddr() + "/" + field(ours, "{.status.artifact.path}"); url != want {
 				g.t.Errorf("%s: the artifact's URL is %s, want %s", ref, url, want)
@@ -166,13 +162,25 @@ func (g *golden) compareFacts(file, object string, flux, ours map[string]any) {
 }
 
 func (g *golden) isMeant(object, fact string) bool {
-	for _, m := range meant {
+	for _, m := range g.meant {
 		if m.fact == fact && slices.Contains(m.objects, object) {
 			g.met[object+" "+fact] = true
 			return true
 		}
 	}
 	return false
+}
+
+// checkMeant fails the test for a meant difference that there is not.
+func (g *golden) checkMeant() {
+	g.t.Helper()
+	for _, m := range g.meant {
+		for _, object := range m.objects {
+			if !g.met[object+" "+m.fact] {
+				g.t.Errorf("the table of meant differences lists %s of %s, but nothing differs there", m.fact, object)
+			}
+		}
+	}
 }
 
 // compareArtifacts holds the tarballs that the agent serves against the listing of Flux's.
@@ -261,7 +269,7 @@ func managers(obj *unstructured.Unstructured) map[string]any {
 	out := map[string]any{}
 	for _, entry := range obj.GetManagedFields() {
 		switch entry.Manager {
-		case "kustomize-controller", "gotk-kustomize-controller", "source-controller":
+		case "kustomize-controller", "gotk-kustomize-controller", "source-controller", "helm-controller":
 			name := strings.TrimSpace(fmt.Sprintf("manager %s %s %s", entry.Manager, entry.Operation, entry.Subresource))
 			out[name] = entry.FieldsV1.GetRawString()
 		}

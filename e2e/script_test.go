@@ -28,6 +28,7 @@ import (
 //	SSH      the URL of the Git server over SSH; SSH_IDENTITY and SSH_KNOWN_HOSTS are files for a Secret
 //	REGISTRY the host of an OCI registry, S3 that of an S3 server
 //	CHARTS   the URL of a Helm repository: the script's folder charts
+//	APP      the chart that most scripts about releases install: testdata/charts/app
 func TestScripts(t *testing.T) {
 	runScripts(t, "testdata/script", (*testing.T).Parallel)
 }
@@ -76,6 +77,7 @@ type script struct {
 	sources   *testenv.Sources
 	repos     map[string]*gitserver.Repo
 	kubectl   string
+	helm      string
 
 	// Set by the commands of the same name.
 	token   string            // of the last poke
@@ -97,6 +99,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 		private: testenv.PrivateGit(t, "ada", "secret"),
 		repos:   map[string]*gitserver.Repo{},
 		kubectl: filepath.Join(root, "bin", "devcluster"),
+		helm:    filepath.Join(root, "bin", "helm"),
 	}
 	s.sources = testenv.NewSources(t, s.git, filepath.Join(env.WorkDir, "charts"))
 	s.namespace = s.cluster.Namespace(t, name)
@@ -112,6 +115,10 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	env.Setenv("REGISTRY", s.sources.Registry)
 	env.Setenv("S3", s.sources.S3.Endpoint)
 	env.Setenv("CHARTS", s.sources.Charts)
+	env.Setenv("APP", filepath.Join(root, "e2e", "testdata", "charts", "app"))
+	for _, kind := range []string{"CACHE", "CONFIG", "DATA"} {
+		env.Setenv("HELM_"+kind+"_HOME", filepath.Join(env.WorkDir, ".helm"))
+	}
 	for name, content := range map[string]string{"SSH_IDENTITY": s.sources.SSH.Identity, "SSH_KNOWN_HOSTS": s.sources.SSH.KnownHosts} {
 		if err := os.WriteFile(env.Getenv(name), []byte(content), 0o600); err != nil {
 			return err

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Builds devcluster and kwok into one folder: build.sh OUTDIR
+# Builds devcluster, kwok and the helm command into one folder: build.sh OUTDIR
 #
-# Does nothing, in a moment, when both are newer than everything in this
-# folder. What is out of date is left to the build cache of Go.
+# Does nothing, in a moment, when each is newer than everything in its folder. What is out of date is left to the build cache of Go.
 set -eu
 
 if [ $# -ne 1 ]; then
@@ -22,8 +21,8 @@ stale() {
 
 # The output gets its name only when it is complete, so that an interrupted
 # build is not taken for a finished one, and a running binary can be replaced.
-build() { # NAME FOLDER LDFLAGS
-	(cd "$2" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $3" -o "$out/.$1.next" .)
+build() { # NAME FOLDER LDFLAGS [PACKAGE]
+	(cd "$2" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $3" -o "$out/.$1.next" "${4:-.}")
 	mv "$out/.$1.next" "$out/$1"
 	touch "$out/$1" # go keeps the time of a binary that did not change
 }
@@ -46,4 +45,8 @@ fi
 if stale kwok kwok; then
 	echo "building kwok: about 2 minutes the first time" >&2
 	build kwok kwok ""
+fi
+if stale helm ../helmcli; then
+	echo "building helm: a minute, once the agent is built" >&2
+	build helm ../helmcli "-X helm.sh/helm/v3/internal/version.version=$(cd ../helmcli && go list -m -f '{{.Version}}' helm.sh/helm/v3)" helm.sh/helm/v3/cmd/helm
 fi

@@ -110,14 +110,15 @@ func (c *Cluster) Apply(ctx context.Context, manifests []byte, namespace string)
 		return nil, err
 	}
 	for i, obj := range objects {
-		if objects[i], err = c.applyOne(ctx, obj, namespace); err != nil {
+		if objects[i], err = c.ApplyAs(ctx, obj, namespace, Manager); err != nil {
 			return nil, fmt.Errorf("applying %s %s: %w", obj.GetKind(), obj.GetName(), err)
 		}
 	}
 	return objects, nil
 }
 
-func (c *Cluster) applyOne(ctx context.Context, obj *unstructured.Unstructured, namespace string) (*unstructured.Unstructured, error) {
+// ApplyAs applies one object by server-side apply as a field manager.
+func (c *Cluster) ApplyAs(ctx context.Context, obj *unstructured.Unstructured, namespace, manager string) (*unstructured.Unstructured, error) {
 	mapping, err := c.mapping(obj.GroupVersionKind())
 	if err != nil {
 		return nil, err
@@ -129,7 +130,22 @@ func (c *Cluster) applyOne(ctx context.Context, obj *unstructured.Unstructured, 
 		}
 		api = c.client.Resource(mapping.Resource).Namespace(obj.GetNamespace())
 	}
-	return api.Apply(ctx, obj.GetName(), obj, metav1.ApplyOptions{FieldManager: Manager, Force: true})
+	return api.Apply(ctx, obj.GetName(), obj, metav1.ApplyOptions{FieldManager: manager, Force: true})
+}
+
+// SetStatus writes an object's status as a field manager; everything else is left as it is.
+func (c *Cluster) SetStatus(ctx context.Context, ref Ref, status any, manager string) error {
+	api, err := c.resource(ref)
+	if err != nil {
+		return err
+	}
+	obj, err := api.Get(ctx, ref.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	obj.Object["status"] = status
+	_, err = api.UpdateStatus(ctx, obj, metav1.UpdateOptions{FieldManager: manager})
+	return err
 }
 
 // Patch merges a JSON document into an object.
@@ -368,6 +384,7 @@ var shortNames = map[string]string{
 	"crd":     "customresourcedefinitions",
 	"deploy":  "deployments",
 	"gitrepo": "gitrepositories",
+	"hr":      "helmreleases",
 	"ks":      "kustomizations",
 	"ns":      "namespaces",
 	"sts":     "statefulsets",

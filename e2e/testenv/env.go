@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/cleat-dev/cleat/e2e/live"
 	"github.com/cleat-dev/cleat/e2e/proc"
 	"github.com/cleat-dev/cleat/internal/agent"
@@ -130,18 +132,40 @@ func (c *Cluster) Namespace(t testing.TB, prefix string) string {
 func (c *Cluster) remove(t testing.TB, namespace string) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	all, err := c.List(ctx, "kustomizations", namespace, "")
-	if err != nil {
-		t.Error(err)
-	}
-	for _, obj := range all {
-		ref := live.Ref{Kind: "kustomizations", Namespace: namespace, Name: obj.GetName()}
-		if err := c.Patch(ctx, ref, `{"metadata":{"finalizers":null}}`); err != nil {
+	for _, kind := range []string{"kustomizations", "helmreleases", "helmcharts"} {
+		all, err := c.List(ctx, kind, namespace, "")
+		if err != nil {
 			t.Error(err)
+		}
+		for _, obj := range all {
+			ref := live.Ref{Kind: kind, Namespace: namespace, Name: obj.GetName()}
+			if err := c.Patch(ctx, ref, `{"metadata":{"finalizers":null}}`); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	if err := c.Delete(ctx, live.Ref{Kind: "namespaces", Name: namespace}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Renew makes namespaces of fixed names anew: those that an earlier test has left go first, with everything in them. It is for
+// tests whose digests depend on the names.
+func (c *Cluster) Renew(t testing.TB, names ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	for _, name := range names {
+		c.remove(t, name)
+	}
+	for _, name := range names {
+		gone := func(obj *unstructured.Unstructured) bool { return obj == nil }
+		if _, err := c.Until(ctx, live.Ref{Kind: "namespaces", Name: name}, gone); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Apply(ctx, fmt.Appendf(nil, "apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", name), ""); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -41,6 +41,8 @@ type Proxy struct {
 	when     FailPoint
 	kill     func()
 	tripped  chan struct{}
+	outage   int // the status that writes are answered with from there on, instead of a death
+	refused  int // writes that were answered so
 }
 
 // NewProxy starts a proxy that lets everything through.
@@ -88,7 +90,21 @@ func (p *Proxy) Arm(n int, when FailPoint, kill func()) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.writes, p.at, p.when, p.kill, p.tripped = nil, n, when, kill, make(chan struct{})
+	p.outage, p.refused = 0, 0
 	return p.tripped
+}
+
+// patience is how many writes in an outage are refused before it counts as one.
+const patience = 3
+
+// Outage begins to count anew and answers the nth and all later writes with a status, until Disarm. The channel is closed when
+// some of them were.
+func (p *Proxy) Outage(n, status int) <-chan struct{} {
+	tripped := p.Arm(n, BeforeWrite, func() {})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.outage = status
+	return tripped
 }
 
 // Disarm lets everything through again, once every write that had left the agent has reached the API server. It returns
@@ -100,7 +116,7 @@ func (p *Proxy) Disarm() (writes []string, killed bool) {
 		p.landed.Wait()
 	}
 	killed = p.at > 0 && len(p.writes) >= p.at
-	p.at = 0
+	p.at, p.outage = 0, 0
 	return p.writes, killed
 }
 
@@ -110,6 +126,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 		p.upstream.ServeHTTP(w, r)
+		return
+	}
+	if status := p.refuse(r); status != 0 {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"an outage of the test","reason":%q,"code":%d}`, reasons[status], status)
 		return
 	}
 	fatal, ok := p.begin(r)
@@ -133,7 +155,26 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (p *Proxy) dead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.at > 0 && len(p.writes) >= p.at
+	return p.outage == 0 && p.at > 0 && len(p.writes) >= p.at
+}
+
+// reasons are the API server's words for a status.
+var reasons = map[int]string{http.StatusInternalServerError: "InternalError", http.StatusServiceUnavailable: "ServiceUnavailable"}
+
+// refuse returns the status that a write is refused with in an outage, and 0 when there is none.
+func (p *Proxy) refuse(r *http.Request) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.outage == 0 || len(p.writes)+1 < p.at {
+		return 0
+	}
+	if len(p.writes) < p.at {
+		p.writes = append(p.writes, r.Method+" "+r.URL.Path)
+	}
+	if p.refused++; p.refused == patience {
+		close(p.tripped)
+	}
+	return p.outage
 }
 
 // begin counts a write. It reports whether this is the one to die at, and whether it may be answered at all.

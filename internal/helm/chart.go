@@ -137,21 +137,22 @@ func (r *Reconciler) applyChart(ctx context.Context, a *attempt) error {
 		return api.Faultf(v2.ArtifactFailedReason, api.RetryBackoff, "applying %s: %w", name, err)
 	}
 	a.charted = &charted{content.object.GetUID(), content.object.GetGeneration()}
-	r.templates.put(a.key, applied{content.text, *a.charted})
-	r.tellOfChart(a, live, before, content.object)
+	now := applied{content.text, *a.charted}
+	r.templates.put(a.key, now)
+	r.tellOfChart(a, live, there, before, now, content.object)
 	return nil
 }
 
-// tellOfChart sends an event if the apply has changed something. The cache may not yet have what the last apply has created.
-func (r *Reconciler) tellOfChart(a *attempt, live *unstructured.Unstructured, before applied, now *unstructured.Unstructured) {
+// tellOfChart sends an event if the apply has changed something. The cache may not yet have what the last apply has brought.
+func (r *Reconciler) tellOfChart(a *attempt, live *unstructured.Unstructured, there bool, before, now applied, answer *unstructured.Unstructured) {
 	switch {
-	case live.GetUID() != now.GetUID() && before.charted.uid != now.GetUID():
-		r.Recorder.Record(a.hr, chartEvent(chartCreated, a.hr))
-	case live.GetUID() == now.GetUID() && live.GetGeneration() == now.GetGeneration() &&
-		maps.Equal(live.GetLabels(), now.GetLabels()) && maps.Equal(live.GetAnnotations(), now.GetAnnotations()):
-		// It was so before: only that has become known.
-	case before.charted.uid == now.GetUID() && before.charted.generation == now.GetGeneration():
+	case now == before:
 		// It was applied so before, and the cache has not heard of it.
+	case !there && before.charted.uid != now.charted.uid:
+		r.Recorder.Record(a.hr, chartEvent(chartCreated, a.hr))
+	case there && live.GetGeneration() == answer.GetGeneration() &&
+		maps.Equal(live.GetLabels(), answer.GetLabels()) && maps.Equal(live.GetAnnotations(), answer.GetAnnotations()):
+		// It was so before: only that has become known.
 	default:
 		r.Recorder.Record(a.hr, chartEvent(chartConfigured, a.hr))
 	}

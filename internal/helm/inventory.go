@@ -2,10 +2,9 @@ package helm
 
 import (
 	"fmt"
-	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
-	ssautil "github.com/fluxcd/pkg/ssa/utils"
+	helmrelease "helm.sh/helm/v3/pkg/release"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -13,20 +12,37 @@ import (
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
+// takeStock puts into the status what the release consists of after an action.
+func takeStock(status *v2.HelmReleaseStatus, result step) {
+	switch {
+	case result.Kind == Uninstall && result.Err == nil:
+		status.Inventory = nil
+	case result.inventory != nil:
+		status.Inventory = result.inventory
+	}
+}
+
 // inventoryOf lists what a release consists of, as Flux does in status.inventory: the objects of its manifest in their order,
 // without hooks, and then the CustomResourceDefinitions that its chart brings. What needs a namespace and names none is in the
 // release's. Of a kind that the cluster does not know it is not known whether it needs one: it is listed as it is written.
-func inventoryOf(manifest, namespace string, crds []charts.CRD, kinds apimeta.RESTMapper) (*v2.ResourceInventory, error) {
-	objects, err := ssautil.ReadObjects(strings.NewReader(manifest))
+func inventoryOf(rel *helmrelease.Release, withCRDs bool, kinds apimeta.RESTMapper) (*v2.ResourceInventory, error) {
+	objects, err := objectsIn(rel.Manifest)
 	if err != nil {
-		return nil, fmt.Errorf("reading the manifest of the release: %w", err)
+		return nil, fmt.Errorf("reading the manifest: %w", err)
 	}
 	inventory := &v2.ResourceInventory{Entries: []v2.ResourceRef{}}
 	for _, u := range objects {
 		if u.GetNamespace() == "" && namespaced(u, kinds) {
-			u.SetNamespace(namespace)
+			u.SetNamespace(rel.Namespace)
 		}
 		inventory.Entries = append(inventory.Entries, entryOf(u))
+	}
+	if !withCRDs || rel.Chart == nil {
+		return inventory, nil
+	}
+	crds, err := charts.CRDs(rel.Chart)
+	if err != nil {
+		return nil, fmt.Errorf("reading the definitions in the chart: %w", err)
 	}
 	for _, crd := range crds {
 		inventory.Entries = append(inventory.Entries, entryOf(crd.Object))

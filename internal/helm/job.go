@@ -83,21 +83,35 @@ func (j *job) run() step {
 		of = subjectOf(storage.Snapshot(j.newest.Release, "", ""), j.target, "")
 	}
 	result.Reason, result.Message = j.action.Kind.words(j.action.Remedy, of, err, j.more)
-	result.Manifest = j.manifest(result.Release)
+	result.Manifest, result.inventory = j.consistsOf(result.Release)
 	result.Logs = j.logs.text(secretsIn(result.Manifest))
 	return result
 }
 
-// manifest is that of a release in the storage; empty when there is none.
-func (j *job) manifest(of *v2.Snapshot) string {
+// consistsOf returns the manifest of a release in the storage, and what it consists of; neither when there is none.
+func (j *job) consistsOf(of *v2.Snapshot) (manifest string, inventory *v2.ResourceInventory) {
 	if of == nil {
-		return ""
+		return "", nil
 	}
 	rel, err := j.revisions.Get(context.WithoutCancel(j.ctx), of.Version)
 	if err != nil {
-		return "" // it was removed
+		return "", nil // it was removed
 	}
-	return rel.Manifest
+	if j.action.Kind != Install && j.action.Kind != Upgrade && j.action.Kind != Rollback {
+		return rel.Manifest, nil // the others make it of nothing else
+	}
+	if inventory, err = inventoryOf(rel.Release, j.bringsCRDs(), j.cluster.Mapper); err != nil {
+		j.logs.printf("listing what the release consists of: %v", err) // the status keeps the list of before
+	}
+	return rel.Manifest, inventory
+}
+
+// bringsCRDs says whether the CustomResourceDefinitions of the chart are the release's.
+func (j *job) bringsCRDs() bool {
+	if j.action.Kind == Install {
+		return j.hr.GetInstall().CRDs != v2.Skip && !j.hr.GetInstall().SkipCRDs
+	}
+	return j.hr.GetUpgrade().CRDs != v2.Skip
 }
 
 // perform does what the action is.

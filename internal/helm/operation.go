@@ -50,7 +50,9 @@ type step struct {
 
 	// written are the releases as they were stored last, by version; gone are those that were removed.
 	written map[int]*v2.Snapshot
-	gone    map[int]bool
+	// inventory is what the release consists of, when the action has made it.
+	inventory *v2.ResourceInventory
+	gone      map[int]bool
 	// cause is a thing outside the release that it has failed of, if that is known.
 	cause *cause
 	// objects are those that a Correct has put right.

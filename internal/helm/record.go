@@ -84,6 +84,7 @@ func (r *Reconciler) record(ctx context.Context, a *attempt, o *operation, resul
 				status.ObservedPostRenderersDigest, status.ObservedCommonMetadataDigest = postRenderersDigest(hr), commonMetadataDigest(hr)
 			}
 		}
+		takeStock(status, result)
 		count(hr, o.action.Kind, result)
 		a.tally(hr)
 	})
