@@ -44,7 +44,7 @@ func (c *Client) DeleteWithPropagationPolicy(resources helmkube.ResourceList, po
 		}
 		if live != nil && c.isAnothers(live) {
 			c.options.Log("leaving %s: it is part of the release %s", refOf(info), releaseOf(live))
-			return nil
+			live = nil // It is not waited for either.
 		}
 		return c.remove(refOf(info), live, policy)
 	})
