@@ -894,3 +894,50 @@ func TestF21_HelmGrowsNothing(t *testing.T) {
 		t.Errorf("%d watches are left", watches)
 	}
 }
+
+// TestHelmCreatesNamespace: a namespace that is there is left as it is, and one that is not is made.
+func TestHelmCreatesNamespace(t *testing.T) {
+	for _, exists := range []bool{true, false} {
+		h := newHelmEdge(t)
+		before := h.get(t, object.Ref{Version: "v1", Kind: "Namespace", Name: h.namespace}).GetResourceVersion()
+		if !exists {
+			h.namespace += "-new"
+			h.options.Release.Namespace = h.namespace
+		}
+		install := action.NewInstall(h.action(t, t.Context()))
+		install.ReleaseName, install.Namespace, install.CreateNamespace = "web", h.namespace, true
+		memory := driver.NewMemory()
+		memory.SetNamespace(h.namespace)
+		h.storage.Driver = memory
+		if _, err := install.RunWithContext(t.Context(), chartOf(extra), nil); err != nil {
+			t.Fatal(err)
+		}
+		namespace := h.get(t, object.Ref{Version: "v1", Kind: "Namespace", Name: h.namespace})
+		if exists && namespace.GetResourceVersion() != before {
+			t.Error("a namespace that was there was written")
+		}
+		if !h.exists(t, h.ref("ConfigMap", "extra")) {
+			t.Error("nothing was installed")
+		}
+	}
+}
+
+// TestHelmHookRunsAnew: the last run of a hook is never taken for this one.
+func TestHelmHookRunsAnew(t *testing.T) {
+	h := newHelmEdge(t)
+	c := h.operation(t, t.Context())
+	for i, done := range []bool{true, false} {
+		list, err := c.Build(strings.NewReader(fmt.Sprintf(job, "once", "pre-install", "")), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = c.Create(list); apierrors.IsAlreadyExists(err) == done {
+			t.Fatalf("time %d: %v", i, err)
+		}
+		if done {
+			if err := c.WatchUntilReady(list, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -49,13 +49,13 @@ func (c *Client) DeleteWithPropagationPolicy(resources helmkube.ResourceList, po
 		return c.remove(refOf(info), live, policy)
 	})
 	if err != nil {
-		return nil, each(err)
+		return nil, apart(err)
 	}
 	return &helmkube.Result{Deleted: resources}, nil
 }
 
-// each returns the errors that were joined to one.
-func each(err error) []error {
+// apart returns the errors that were joined to one.
+func apart(err error) []error {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
 		return joined.Unwrap()
