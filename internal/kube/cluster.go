@@ -100,6 +100,7 @@ func Connect(config *rest.Config, options Options) (*Cluster, error) {
 	}
 	return newCluster(&server{
 		config: config, httpClient: httpClient, watcher: watcher, mapper: mapper, users: make(map[string]*User),
+		versions: versions{busy: make(chan struct{}, 1)},
 	}, options), nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
@@ -25,7 +24,8 @@ type Versions struct {
 	Server version.Info
 	// Served are group versions, and the kinds in them: `v1`, `apps/v1`, `apps/v1/Deployment`; sorted.
 	Served []string
-	// Failing are the group versions of aggregated API servers that do not answer, whose kinds are not known (faults.md F47).
+	// Failing are the group versions of aggregated API servers that do not answer. Their kinds are as they were last known, if at
+	// all (faults.md F47).
 	Failing []string
 }
 
@@ -38,7 +38,8 @@ const (
 
 // versions keeps what a server serves, once for all who ask.
 type versions struct {
-	mu    sync.Mutex
+	// busy holds one token: who has it may use the rest. A mutex would hold up those whose operation has ended.
+	busy  chan struct{}
 	known *Versions
 	at    time.Time
 	// pages are the two pages of discovery, by path.
@@ -59,8 +60,12 @@ func (c *Cluster) Versions(ctx context.Context) (*Versions, error) {
 	v, s := &c.server.versions, c.server
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	select {
+	case v.busy <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("discovering kinds: %w", ctx.Err())
+	}
+	defer func() { <-v.busy }()
 	if v.pages == nil && v.known != nil && time.Since(v.at) < versionsLast {
 		return v.known, nil
 	}
@@ -81,7 +86,7 @@ func (c *Cluster) Versions(ctx context.Context) (*Versions, error) {
 	return s.keepVersions(ctx, pages, slices.Concat(pages["api"].served, pages["apis"].served), slices.Concat(pages["api"].failing, pages["apis"].failing))
 }
 
-// keepVersions makes Versions of what was discovered. The caller holds the lock.
+// keepVersions makes Versions of what was discovered. The caller has the token.
 func (s *server) keepVersions(ctx context.Context, pages map[string]page, served, failing []string) (*Versions, error) {
 	is, err := s.mapper.discovery.ServerVersionWithContext(ctx)
 	if err != nil {
@@ -124,16 +129,31 @@ func (s *server) discover(ctx context.Context, path string, known page) (page, e
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxDiscovery)).Decode(&list); err != nil {
 		return page{}, fmt.Errorf("reading /%s: %w", path, err)
 	}
-	groups, resources, failed := discovery.SplitGroupsAndResources(list)
-	read := page{etag: res.Header.Get("ETag"), modified: true}
+	read := page{etag: res.Header.Get("ETag"), modified: true, failing: refresh(&list)}
+	groups, resources, _ := discovery.SplitGroupsAndResources(list)
 	for i := range groups.Groups {
 		read.served = append(read.served, versionsOf(&groups.Groups[i])...)
 	}
 	for _, resource := range resources {
 		read.served = append(read.served, kindsIn(resource)...)
 	}
-	read.failing = names(failed)
 	return read, nil
+}
+
+// refresh has the kinds of a server that is away count as they were last, and returns its group versions. A chart that asks for
+// them would otherwise drop what it has made with them.
+func refresh(list *apidiscovery.APIGroupDiscoveryList) (stale []string) {
+	for i := range list.Items {
+		group := &list.Items[i]
+		for j := range group.Versions {
+			v := &group.Versions[j]
+			if v.Freshness == apidiscovery.DiscoveryFreshnessStale {
+				stale = append(stale, schema.GroupVersion{Group: group.Name, Version: v.Version}.String())
+				v.Freshness = apidiscovery.DiscoveryFreshnessCurrent
+			}
+		}
+	}
+	return stale
 }
 
 // versionsOneByOne asks an API server that cannot say all at once.

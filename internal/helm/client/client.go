@@ -81,7 +81,7 @@ type Client struct {
 	mu sync.Mutex
 	// left are the versions at which this operation left objects; a wait is about nothing older.
 	left map[object.Key]string
-	// deleted are the UIDs of what this operation has deleted; empty for what was not there.
+	// deleted are the UIDs of what this operation has deleted; empty for what was not there, or not this release's.
 	deleted map[object.Key]types.UID
 }
 

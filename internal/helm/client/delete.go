@@ -44,18 +44,18 @@ func (c *Client) DeleteWithPropagationPolicy(resources helmkube.ResourceList, po
 		}
 		if live != nil && c.isAnothers(live) {
 			c.options.Log("leaving %s: it is part of the release %s", refOf(info), releaseOf(live))
-			return nil
+			live = nil // It is not waited for either.
 		}
 		return c.remove(refOf(info), live, policy)
 	})
 	if err != nil {
-		return nil, each(err)
+		return nil, apart(err)
 	}
 	return &helmkube.Result{Deleted: resources}, nil
 }
 
-// each returns the errors that were joined to one.
-func each(err error) []error {
+// apart returns the errors that were joined to one.
+func apart(err error) []error {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
 		return joined.Unwrap()

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	helmkube "helm.sh/helm/v3/pkg/kube"
+	"helm.sh/helm/v3/pkg/release"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/resource"
@@ -135,7 +136,7 @@ func (c *Client) create(info *resource.Info) error {
 	if err != nil {
 		return err
 	}
-	if c.options.Method == ServerSide && u.GetName() != "" && !isBareNamespace(u) {
+	if c.options.Method == ServerSide && u.GetName() != "" && !isBareNamespace(u) && !isRun(u) {
 		return c.apply(info, u)
 	}
 	ctx, cancel := c.request()
@@ -151,6 +152,13 @@ func (c *Client) create(info *resource.Info) error {
 // of a release nor a hook. If it is there already, whoever has made it goes on owning it.
 func isBareNamespace(u *unstructured.Unstructured) bool {
 	return u.GetKind() == "Namespace" && u.GroupVersionKind().Group == "" && len(u.GetAnnotations()) == 0
+}
+
+// isRun says whether an object is a hook that runs to its end. To apply one that is there already, as it was, would be to take its
+// last run for this one; whether it may be there the hook's deletion policy says.
+func isRun(u *unstructured.Unstructured) bool {
+	_, hook := u.GetAnnotations()[release.HookAnnotation]
+	return hook && runs(object.RefOf(u))
 }
 
 // update makes a live object as an Info has it. was is how the last release had it; nil when it was not part of that.
