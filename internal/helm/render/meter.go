@@ -27,7 +27,7 @@ type Limits struct {
 
 // DefaultLimits leave much room: what Helm stores has to fit, compressed, into a Secret of 1 MiB, and the largest of public charts
 // renders 3 MiB in a tenth of a second.
-var DefaultLimits = Limits{Output: 16 << 20, Memory: 512 << 20, Steps: 20_000_000, Depth: 3000, Time: 30 * time.Second}
+var DefaultLimits = Limits{Output: 16 << 20, Memory: 512 << 20, Steps: 10_000_000, Depth: 3000, Time: 30 * time.Second}
 
 func (l Limits) orDefault() Limits {
 	d := DefaultLimits
