@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -490,7 +491,7 @@ func TestF15_TooLarge(t *testing.T) {
 		t.Errorf("the chart itself has lost files: %d", len(rel.Chart.Files))
 	}
 
-	rel.Version, rel.Manifest = 2, string(noise(3, 900<<10))
+	rel.Version, rel.Manifest = 2, base64.StdEncoding.EncodeToString(noise(3, 900<<10))
 	before := len(s.calls)
 	var tooLarge *storage.TooLargeError
 	if _, err := d.Check(rel); !errors.As(err, &tooLarge) || tooLarge.Size <= tooLarge.Limit {

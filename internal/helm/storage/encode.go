@@ -81,7 +81,7 @@ func encodeWith(rel *release.Release, chartText json.RawMessage, before document
 	if err != nil {
 		return encoded{}, err
 	}
-	data, err := pack(doc)
+	data, err := pack(doc, secretLimit)
 	if err != nil {
 		return encoded{}, fmt.Errorf("encoding revision %d of release %s: %w", rel.Version, rel.Name, err)
 	}
