@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +44,7 @@ var meantOfReleases = []difference{
 // an upgrade and a change by hand, and compares what is on the cluster with what Flux made of it: objects, records and Events.
 func TestSameReleasesAsFlux(t *testing.T) {
 	w := newFluxWorld(t)
+	w.failTests()
 	if err := w.agent.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +168,44 @@ func newFluxWorld(t *testing.T) *fluxWorld {
 		}
 	})
 	return w
+}
+
+// failingPod is the Pod of the test that failed in the recording, where its command was looked at. Nothing runs in the Pods here:
+// they fail when an annotation says so, and a policy sets that.
+const failingPod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web-failing-test-check, namespace: demo}
+spec: {restartPolicy: Never, containers: [{name: check, image: example.com/check:1}]}
+`
+
+// failTests lets that Pod fail. A policy takes effect some time after it was made, and there is nothing to watch for that.
+func (w *fluxWorld) failTests() {
+	w.t.Helper()
+	w.apply(w.read("failing-test.yaml"))
+	w.t.Cleanup(func() {
+		for _, kind := range []string{"mutatingadmissionpolicies", "mutatingadmissionpolicybindings"} {
+			if err := w.cluster.Delete(context.Background(), live.Ref{Kind: kind, Name: "web-failing-test"}); err != nil {
+				w.t.Error(err)
+			}
+		}
+	})
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		cmd := exec.CommandContext(ctx, absolute(w.t, "../bin/devcluster"), "kubectl", "--kubeconfig="+w.cluster.Kubeconfig, "create", "--dry-run=server", "--output=yaml", "--filename=-")
+		cmd.Stdin = strings.NewReader(failingPod)
+		if out, err := cmd.Output(); err == nil && bytes.Contains(out, []byte("cleat.dev/fail")) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			w.t.Fatal("the policy does not take effect")
+		case <-again.C:
+		}
+	}
 }
 
 // pushChart puts the chart into the registry with the manifest that it had there, whose digest is part of Flux's version of it.
