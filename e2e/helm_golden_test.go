@@ -26,8 +26,8 @@ import (
 )
 
 const (
-	releases = "testdata/golden/releases/"
-	charts   = "../internal/source/helm/testdata/"
+	releases   = "testdata/golden/releases/"
+	chartFiles = "../internal/source/helm/testdata/"
 	// What Flux's controllers call themselves as field managers.
 	helmController, sourceController = "helm-controller", "source-controller"
 )
@@ -152,7 +152,7 @@ func newFluxWorld(t *testing.T) *fluxWorld {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
-	for from, to := range map[string]string{releases + "index.yaml": "index.yaml", charts + "web-1.0.0.tgz": "web-1.0.0.tgz", charts + "web-1.1.0.tgz": "web-1.1.0.tgz"} {
+	for from, to := range map[string]string{releases + "index.yaml": "index.yaml", chartFiles + "web-1.0.0.tgz": "web-1.0.0.tgz", chartFiles + "web-1.1.0.tgz": "web-1.1.0.tgz"} {
 		if err := os.WriteFile(filepath.Join(folder, to), []byte(read(t, from)), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func (w *fluxWorld) pushChart(registry string) {
 	if err := json.Unmarshal([]byte(w.read("oci-manifest.json")), &manifest); err != nil {
 		w.t.Fatal(err)
 	}
-	for digest, blob := range map[string]string{manifest.Config.Digest: w.read("oci-config.json"), manifest.Layers[0].Digest: read(w.t, charts+"web-1.0.0.tgz")} {
+	for digest, blob := range map[string]string{manifest.Config.Digest: w.read("oci-config.json"), manifest.Layers[0].Digest: read(w.t, chartFiles+"web-1.0.0.tgz")} {
 		w.send(http.MethodPost, repository+"blobs/uploads/?digest="+digest, "application/octet-stream", blob)
 	}
 	w.send(http.MethodPut, repository+"manifests/1.0.0", "application/vnd.oci.image.manifest.v1+json", w.read("oci-manifest.json"))
