@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,8 +26,8 @@ import (
 )
 
 const (
-	releases = "testdata/golden/releases/"
-	charts   = "../internal/source/helm/testdata/"
+	releases   = "testdata/golden/releases/"
+	chartFiles = "../internal/source/helm/testdata/"
 	// What Flux's controllers call themselves as field managers.
 	helmController, sourceController = "helm-controller", "source-controller"
 )
@@ -43,6 +44,7 @@ var meantOfReleases = []difference{
 // an upgrade and a change by hand, and compares what is on the cluster with what Flux made of it: objects, records and Events.
 func TestSameReleasesAsFlux(t *testing.T) {
 	w := newFluxWorld(t)
+	w.failTests()
 	if err := w.agent.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +152,7 @@ func newFluxWorld(t *testing.T) *fluxWorld {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
-	for from, to := range map[string]string{releases + "index.yaml": "index.yaml", charts + "web-1.0.0.tgz": "web-1.0.0.tgz", charts + "web-1.1.0.tgz": "web-1.1.0.tgz"} {
+	for from, to := range map[string]string{releases + "index.yaml": "index.yaml", chartFiles + "web-1.0.0.tgz": "web-1.0.0.tgz", chartFiles + "web-1.1.0.tgz": "web-1.1.0.tgz"} {
 		if err := os.WriteFile(filepath.Join(folder, to), []byte(read(t, from)), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -168,6 +170,44 @@ func newFluxWorld(t *testing.T) *fluxWorld {
 	return w
 }
 
+// failingPod is the Pod of the test that failed in the recording, where its command was looked at. Nothing runs in the Pods here:
+// they fail when an annotation says so, and a policy sets that.
+const failingPod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web-failing-test-check, namespace: demo}
+spec: {restartPolicy: Never, containers: [{name: check, image: example.com/check:1}]}
+`
+
+// failTests lets that Pod fail. A policy takes effect some time after it was made, and there is nothing to watch for that.
+func (w *fluxWorld) failTests() {
+	w.t.Helper()
+	w.apply(w.read("failing-test.yaml"))
+	w.t.Cleanup(func() {
+		for _, kind := range []string{"mutatingadmissionpolicies", "mutatingadmissionpolicybindings"} {
+			if err := w.cluster.Delete(context.Background(), live.Ref{Kind: kind, Name: "web-failing-test"}); err != nil {
+				w.t.Error(err)
+			}
+		}
+	})
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		cmd := exec.CommandContext(ctx, absolute(w.t, "../bin/devcluster"), "kubectl", "--kubeconfig="+w.cluster.Kubeconfig, "create", "--dry-run=server", "--output=yaml", "--filename=-")
+		cmd.Stdin = strings.NewReader(failingPod)
+		if out, err := cmd.Output(); err == nil && bytes.Contains(out, []byte("cleat.dev/fail")) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			w.t.Fatal("the policy does not take effect")
+		case <-again.C:
+		}
+	}
+}
+
 // pushChart puts the chart into the registry with the manifest that it had there, whose digest is part of Flux's version of it.
 func (w *fluxWorld) pushChart(registry string) {
 	w.t.Helper()
@@ -179,7 +219,7 @@ func (w *fluxWorld) pushChart(registry string) {
 	if err := json.Unmarshal([]byte(w.read("oci-manifest.json")), &manifest); err != nil {
 		w.t.Fatal(err)
 	}
-	for digest, blob := range map[string]string{manifest.Config.Digest: w.read("oci-config.json"), manifest.Layers[0].Digest: read(w.t, charts+"web-1.0.0.tgz")} {
+	for digest, blob := range map[string]string{manifest.Config.Digest: w.read("oci-config.json"), manifest.Layers[0].Digest: read(w.t, chartFiles+"web-1.0.0.tgz")} {
 		w.send(http.MethodPost, repository+"blobs/uploads/?digest="+digest, "application/octet-stream", blob)
 	}
 	w.send(http.MethodPut, repository+"manifests/1.0.0", "application/vnd.oci.image.manifest.v1+json", w.read("oci-manifest.json"))
