@@ -2,6 +2,7 @@ package helm
 
 import (
 	"fmt"
+	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -94,16 +95,19 @@ func settle(hr *v2.HelmRelease) {
 
 // refine says in Ready what was done about the release, and in Stalled why nothing more is: the shared table knows one fault.
 func (r *Reconciler) refine(a *attempt, end reconcile.Outcome) {
-	if end.Fault == nil || end.Step != releaseStep {
-		return
-	}
 	is := verdict(a.hr)
-	if is == nil || is.Status != metav1.ConditionFalse || !aboutRelease(end.Fault.Reason) {
+	if is == nil || is.Status != metav1.ConditionFalse {
 		return
 	}
 	message := is.Message
-	if end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason {
+	switch {
+	case end.Succeeded(): // it is as it is asked for, with a failed test that nothing is done about
+	case end.Fault == nil, end.Step != releaseStep, !aboutRelease(end.Fault.Reason):
+		return
+	case end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason:
 		message = fmt.Sprintf("%s; %s", is.Message, end.Fault)
+	case strings.HasPrefix(end.Fault.Error(), is.Message):
+		message = end.Fault.Error() // which says as well when it is tried again
 	}
 	reconcile.SetCondition(a.hr, meta.ReadyCondition, metav1.ConditionFalse, is.Reason, message)
 }
