@@ -56,7 +56,9 @@ var crashes = []crash{
 		change: func(w *helmWorld) {
 			w.release("app", "values: {answer: 2, bad: true}, upgrade: {remediation: {remediateLastFailure: true}}")
 		},
-		done: func(hr *v2.HelmRelease) bool { return saysStalled(hr) && hr.Status.History.Latest().Status == "deployed" },
+		done: func(hr *v2.HelmRelease) bool {
+			return saysStalled(hr) && hr.Status.History.Latest().Status == "deployed"
+		},
 		check: func(t *testing.T, w *helmWorld) {
 			wantAnswer(t, w, "1")
 		},

@@ -101,6 +101,9 @@ func (r *Reconciler) act(ctx context.Context, a *attempt, v *view) error {
 	if err := r.intend(ctx, a, v); err != nil {
 		return err
 	}
+	if len(a.last.Losing) > 0 {
+		r.Recorder.Record(a.hr, claimsGoEvent(a.last))
+	}
 	return r.operate(ctx, a, v)
 }
 
