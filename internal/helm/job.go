@@ -79,6 +79,9 @@ func (j *job) run() step {
 		}
 	}
 	of := subjectOf(result.Release, j.target, j.chartVersion())
+	if err != nil && j.action.Kind.releases() { // what has failed is no release that anybody could ask for
+		of = subjectOf(nil, j.target, j.chartVersion())
+	}
 	if result.Release == nil && j.newest != nil && !j.action.Kind.releases() {
 		of = subjectOf(storage.Snapshot(j.newest.Release, "", ""), j.target, "")
 	}

@@ -17,7 +17,7 @@ func (a *attempt) releasing() string {
 	if a.last.Kind == "" || a.last.Kind == None {
 		return "Fulfilling prerequisites"
 	}
-	return fmt.Sprintf("Running '%s' action with timeout of %s", a.last.Kind, a.timeoutOf(a.last.Kind))
+	return fmt.Sprintf("Running '%s' action with timeout of %s", a.last.Kind, a.timeoutOf(a.last.Kind).Duration)
 }
 
 // timeoutOf returns how long an action may take.

@@ -41,8 +41,14 @@ func newRun[T Object](obj T, w *writer[T], progressAfter time.Duration) *Run[T] 
 // Save writes the status now, in the middle of the run, with what set changes in it. It is for what must be on record
 // before the next step may have an effect. It returns ErrDone when the object no longer exists: then nothing may have one.
 func (r *Run[T]) Save(ctx context.Context, set func(T)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reported != nil { // what is set now is newer than a progress report, and is not to be lost to it
+		r.Obj.SetConditions(r.reported)
+		r.reported = nil
+	}
 	set(r.Obj)
-	return doneIfGone(r.flush(ctx))
+	return doneIfGone(r.write(ctx))
 }
 
 // HoldDeletion puts the finalizer on the object, so that its deletion waits for the kind's Cleanup. It returns ErrDone when
@@ -60,6 +66,11 @@ func (r *Run[T]) HoldDeletion(ctx context.Context) error {
 func (r *Run[T]) flush(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.write(ctx)
+}
+
+// write is flush for who holds the lock.
+func (r *Run[T]) write(ctx context.Context) error {
 	answer, err := r.writer.patchStatus(ctx, r.base, r.Obj)
 	if err != nil {
 		return err
