@@ -44,9 +44,9 @@ func (r *Reconciler) release(ctx context.Context, a *attempt) error {
 
 // rest ends the attempt with what there is to say when nothing is done.
 func (a *attempt) rest(v *view) error {
+	a.policy = v.spec.of(v.LastAction)
 	f := a.last.Fault
 	if f == nil {
-		a.policy = v.spec.of(v.LastAction)
 		return nil
 	}
 	reason, message := f.Reason, f.Message

@@ -11,10 +11,15 @@ import (
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
-// releasing is what the condition Reconciling says while an action is under way.
+// releasing is what the condition Reconciling says while an action is under way, and when the next one has to wait.
 func (a *attempt) releasing() string {
-	if a.last.Kind == "" || a.last.Kind == None {
+	switch {
+	case a.last.Kind == "" || a.last.Kind == None && a.last.Fault == nil:
 		return "Fulfilling prerequisites"
+	case a.last.Kind == None && a.policy.Retry:
+		return "Trying again every " + a.policy.RetryInterval.String()
+	case a.last.Kind == None:
+		return "Trying again, after a longer while each time"
 	}
 	return fmt.Sprintf("Running '%s' action with timeout of %s", a.last.Kind, a.timeoutOf(a.last.Kind))
 }
