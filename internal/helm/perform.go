@@ -56,7 +56,7 @@ func (a *attempt) rest(v *view) error {
 	fault := api.Faultf(reason, f.Retry, "%s", message)
 	if wait := time.Until(f.At); !f.At.IsZero() && f.Retry != api.RetryNever {
 		// The time of the next try is known, and neither the interval nor the back-off says it.
-		fault.Retry = api.RetryBackoff
+		fault.Retry = api.RetryInterval
 		fault.After = max(wait, time.Second)
 	}
 	return fault
