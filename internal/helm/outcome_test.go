@@ -85,6 +85,19 @@ func TestOutcomes(t *testing.T) {
 				"Warning TestFailed Helm test failed for release demo/web.v2 with chart web@1.0.0: it is broken",
 			},
 		},
+		"a test that fails and is not remedied": {
+			spec:  `test: {enable: true}, install: {remediation: {ignoreTestFailures: true}}`,
+			steps: []step{ended(Install, false, release, "", nil), ended(Test, false, release, "", broken)},
+			want: row{
+				"Ready":       "False TestFailed: Helm test failed for release demo/web.v2 with chart web@1.0.0: it is broken",
+				"Released":    "True InstallSucceeded: Helm install succeeded for release demo/web.v2 with chart web@1.0.0",
+				"TestSuccess": "False TestFailed: Helm test failed for release demo/web.v2 with chart web@1.0.0: it is broken",
+			},
+			events: []string{
+				"Normal InstallSucceeded Helm install succeeded for release demo/web.v2 with chart web@1.0.0",
+				"Warning TestFailed Helm test failed for release demo/web.v2 with chart web@1.0.0: it is broken",
+			},
+		},
 		"an install is undone": {
 			steps: []step{ended(Install, false, release, "", broken), ended(Uninstall, true, release, "", nil)},
 			err:   api.Faultf(v2.InstallFailedReason, api.RetryBackoff, "x"),

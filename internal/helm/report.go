@@ -14,6 +14,8 @@ import (
 // releasing is what the condition Reconciling says while an action is under way, and when the next one has to wait.
 func (a *attempt) releasing() string {
 	switch {
+	case a.last.Kind == "" && a.operation != nil: // begun by an earlier run, and not decided anew
+		return fmt.Sprintf("Running '%s' action with timeout of %s", a.operation.action.Kind, a.timeoutOf(a.operation.action.Kind))
 	case a.last.Kind == "" || a.last.Kind == None && a.last.Fault == nil:
 		return "Fulfilling prerequisites"
 	case a.last.Kind == None && a.policy.Retry:
@@ -97,17 +99,18 @@ func settle(hr *v2.HelmRelease) {
 		fmt.Sprintf("Helm %s succeeded for release %s with chart %s", doing, latest.FullReleaseName(), latest.VersionedChartName()))
 }
 
-// refine says in Ready what was done about the release, and in Stalled why nothing more is: the shared table knows one fault.
+// refine says in Ready what was done about the release, and in Stalled why nothing more is: the shared table knows one fault. A
+// failure of which nothing follows, as of a test that is not to be remedied, is none to the table, and is told in Ready as well.
 func (r *Reconciler) refine(a *attempt, end reconcile.Outcome) {
-	if end.Fault == nil || end.Step != releaseStep {
-		return
-	}
 	is := verdict(a.hr)
-	if is == nil || is.Status != metav1.ConditionFalse || !aboutRelease(end.Fault.Reason) {
+	switch {
+	case is == nil, is.Status != metav1.ConditionFalse, end.Waiting != nil:
 		return
+	case end.Fault != nil && (end.Step != releaseStep || !aboutRelease(end.Fault.Reason)):
+		return // something else keeps the release from being looked at
 	}
 	message := is.Message
-	if end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason {
+	if end.Fault != nil && end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason {
 		message = fmt.Sprintf("%s; %s", is.Message, end.Fault)
 	}
 	reconcile.SetCondition(a.hr, meta.ReadyCondition, metav1.ConditionFalse, is.Reason, message)
