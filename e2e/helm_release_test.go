@@ -36,7 +36,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/helm"
-	"github.com/cleat-dev/cleat/internal/helm/charts"
+	helmcharts "github.com/cleat-dev/cleat/internal/helm/charts"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/source/sourcetest"
@@ -229,7 +229,7 @@ func (w *helmWorld) reconciler(config *rest.Config, options helm.Options, a *hel
 	}
 	log, recorder, waker := slog.New(slog.NewTextHandler(logOf(w), &slog.HandlerOptions{Level: slog.LevelDebug})), reconcile.NewRecorder(a.events), &reconcile.Waker{}
 	r := helm.New(helm.Reconciler{
-		Reader: direct, Live: direct, Snapshots: w.store, Charts: charts.New(charts.Limits{}), Clusters: kube.NewClusters(cluster, kube.RemoteOptions{Secrets: direct}),
+		Reader: direct, Live: direct, Snapshots: w.store, Charts: helmcharts.New(helmcharts.Limits{}), Clusters: kube.NewClusters(cluster, kube.RemoteOptions{Secrets: direct}),
 		Recorder: recorder, Waker: waker, Log: log, Options: options, Lost: func(schema.GroupVersionKind, types.NamespacedName) {},
 	})
 	if err := waker.Start(w.Context(), a.queue); err != nil {

@@ -186,9 +186,14 @@ func (v *view) catchUp(ctx context.Context, a *attempt) error {
 	if len(v.History) > 0 {
 		known = v.History[0].Version
 	}
+	if v.newest.Version <= known {
+		return nil // what differs now is somebody else's doing
+	}
 	late := map[int]*v2.Snapshot{}
 	for _, header := range v.revisions.Headers() {
-		if header.Version < known || !v.writers.ours(storage.Key(v.target.Name, header.Version)) {
+		// An older one has changed as well, when a newer one has taken its place.
+		remembered := slices.ContainsFunc(v.History, func(s *v2.Snapshot) bool { return s.Version == header.Version })
+		if header.Version < known && !remembered || !v.writers.ours(storage.Key(v.target.Name, header.Version)) {
 			continue
 		}
 		rel, err := v.revisions.Get(ctx, header.Version)
@@ -203,7 +208,7 @@ func (v *view) catchUp(ctx context.Context, a *attempt) error {
 		}
 		late[header.Version] = storage.Snapshot(rel.Release, v.digestOf(header.Version, a), "")
 	}
-	if _, newer := late[v.newest.Version]; !newer || v.newest.Version == known {
+	if late[v.newest.Version] == nil {
 		return nil
 	}
 	made := a.hr.Status.LastAttemptedReleaseAction
