@@ -151,7 +151,7 @@ func TestA14_TemplateBombs(t *testing.T) {
 			var err error
 			begin := time.Now()
 			grown := peak(func() {
-				_, err = New().Render(context.Background(), Request{Chart: c, Release: someRelease, Limits: Limits{Time: 10 * time.Second}})
+				_, err = New().Render(context.Background(), Request{Chart: c, Release: someRelease, Limits: Limits{Time: 3 * time.Second}})
 			})
 			if !errors.Is(err, ErrLimit) {
 				t.Errorf("%.300v", err)
@@ -255,7 +255,7 @@ func TestA14_Schemas(t *testing.T) {
 			var err error
 			begin := time.Now()
 			grown := peak(func() {
-				_, err = New().Render(context.Background(), Request{Chart: ch, Values: c.values, Release: someRelease, Limits: Limits{Time: 10 * time.Second}})
+				_, err = New().Render(context.Background(), Request{Chart: ch, Values: c.values, Release: someRelease, Limits: Limits{Time: 3 * time.Second}})
 			})
 			if !errors.Is(err, c.want) || c.want == nil && err != nil {
 				t.Errorf("%.400v, want %v", err, c.want)
