@@ -378,7 +378,7 @@ func TestHelmLifecycle(t *testing.T) {
 	a.wake("app")
 	hr = w.until("app", "stalled", saysStalled)
 	want(t, "Stalled", said(hr, "Stalled"), "True RetriesExceeded: Failed to upgrade after 1 attempt(s)")
-	want(t, "Remediated", said(hr, "Remediated"), "True RollbackSucceeded: Helm rollback to previous release "+w.namespace+"/app.v4 with chart app@1.1.0 succeeded")
+	want(t, "Remediated", said(hr, "Remediated"), "True RollbackSucceeded: Helm rollback to previous release "+w.namespace+"/app.v2 with chart app@1.1.0 succeeded")
 	w.wantStored("app", "v1 superseded", "v2 superseded", "v3 failed", "v4 deployed")
 	if got := w.data("app"); got["answer"] != "2" {
 		t.Errorf("rolled back, there is %v", got)

@@ -208,7 +208,7 @@ func unlessExhausted(o Observed, s Spec, policy Policy, failures int64, action A
 		Message: fmt.Sprintf("Failed to %s after %d attempt(s)", policy.Verb, failures),
 	}
 	if o.Cause != "" {
-		refusal.Retry = api.RetryInterval
+		refusal.Retry = api.RetryWoken
 		refusal.Message += "; it is tried again when " + o.Cause
 	}
 	return Action{Kind: None, Why: "exceeded maximum retries", Fault: refusal}

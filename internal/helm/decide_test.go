@@ -50,7 +50,7 @@ var theTable = []decision{
 	{"no retry is left, somebody forces one", all(absent, installs(1)), forced,
 		Absent, "install", "forceAt is one more try"},
 	{"no retry is left, what it failed of is known", all(absent, installs(1), because("Namespace/x exists", false)), nil,
-		Absent, "none (RetriesExceeded, interval): Failed to install after 1 attempt(s); it is tried again when Namespace/x exists",
+		Absent, "none (RetriesExceeded, woken): Failed to install after 1 attempt(s); it is tried again when Namespace/x exists",
 		"a change outside may help, and Ready says which"},
 	{"no retry is left, what it failed of is gone", all(absent, installs(1), because("Namespace/x exists", true)), nil,
 		Absent, "install", "what it failed of has changed"},
@@ -548,7 +548,7 @@ func TestExhaustedUntilTheCauseChanges(t *testing.T) {
 		o, s := observedInSync(), specInSync()
 		c(&o)
 		because("Namespace/x exists", false)(&o)
-		if _, a := Decide(o, s, noon); a.Kind != None || a.Fault.Reason != retriesExceededReason || a.Fault.Retry != api.RetryInterval {
+		if _, a := Decide(o, s, noon); a.Kind != None || a.Fault.Reason != retriesExceededReason || a.Fault.Retry != api.RetryWoken {
 			t.Errorf("with its cause unchanged: %s", describe(a))
 		}
 		o.CauseGone = true

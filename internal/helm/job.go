@@ -82,10 +82,26 @@ func (j *job) run() step {
 	if result.Release == nil && j.newest != nil && !j.action.Kind.releases() {
 		of = subjectOf(storage.Snapshot(j.newest.Release, "", ""), j.target, "")
 	}
+	if back := j.wentBackTo(); back != nil { // the message is about what was good
+		of = subjectOf(back, j.target, "")
+	}
 	result.Reason, result.Message = j.action.Kind.words(j.action.Remedy, of, err, j.more)
 	result.Manifest, result.inventory = j.consistsOf(result.Release)
 	result.Logs = j.logs.text(secretsIn(result.Manifest))
 	return result
+}
+
+// wentBackTo is the release that a rollback was to make anew; nil of other actions.
+func (j *job) wentBackTo() *v2.Snapshot {
+	if j.action.Kind != Rollback {
+		return nil
+	}
+	for _, s := range j.history {
+		if s.Version == j.action.Version {
+			return s
+		}
+	}
+	return nil
 }
 
 // consistsOf returns the manifest of a release in the storage, and what it consists of; neither when there is none.

@@ -52,6 +52,9 @@ func (a *attempt) rest(v *view) error {
 	reason, message := f.Reason, f.Message
 	if reason == "" {
 		reason, message = a.whatFailed(v)
+		if v.Cause != "" {
+			message += "; it is tried again when " + v.Cause
+		}
 	}
 	fault := api.Faultf(reason, f.Retry, "%s", message)
 	if wait := time.Until(f.At); !f.At.IsZero() && f.Retry != api.RetryNever {
@@ -141,6 +144,7 @@ func (r *Reconciler) takeUp(ctx context.Context, a *attempt) error {
 	if o != a.operation {
 		r.operations.cancel(a.key, errSuperseded)
 	}
+	a.last = o.action
 	if err := r.along(ctx, o); err != nil {
 		return err
 	}

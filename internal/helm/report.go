@@ -2,6 +2,7 @@ package helm
 
 import (
 	"fmt"
+	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -14,8 +15,6 @@ import (
 // releasing is what the condition Reconciling says while an action is under way, and when the next one has to wait.
 func (a *attempt) releasing() string {
 	switch {
-	case a.last.Kind == "" && a.operation != nil: // begun by an earlier run, and not decided anew
-		return fmt.Sprintf("Running '%s' action with timeout of %s", a.operation.action.Kind, a.timeoutOf(a.operation.action.Kind))
 	case a.last.Kind == "" || a.last.Kind == None && a.last.Fault == nil:
 		return "Fulfilling prerequisites"
 	case a.last.Kind == None && a.policy.Retry:
@@ -103,15 +102,18 @@ func settle(hr *v2.HelmRelease) {
 // failure of which nothing follows, as of a test that is not to be remedied, is none to the table, and is told in Ready as well.
 func (r *Reconciler) refine(a *attempt, end reconcile.Outcome) {
 	is := verdict(a.hr)
-	switch {
-	case is == nil, is.Status != metav1.ConditionFalse, end.Waiting != nil:
+	if is == nil || is.Status != metav1.ConditionFalse {
 		return
-	case end.Fault != nil && (end.Step != releaseStep || !aboutRelease(end.Fault.Reason)):
-		return // something else keeps the release from being looked at
 	}
 	message := is.Message
-	if end.Fault != nil && end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason {
+	switch {
+	case end.Succeeded(): // it is as it is asked for, with a failed test that nothing is done about
+	case end.Fault == nil, end.Step != releaseStep, !aboutRelease(end.Fault.Reason):
+		return // it is being worked on, or something else keeps it from being looked at
+	case end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason:
 		message = fmt.Sprintf("%s; %s", is.Message, end.Fault)
+	case strings.HasPrefix(end.Fault.Error(), is.Message):
+		message = end.Fault.Error() // which says as well when it is tried again
 	}
 	reconcile.SetCondition(a.hr, meta.ReadyCondition, metav1.ConditionFalse, is.Reason, message)
 }
