@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -35,6 +36,8 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{[]string{"run", "--feature-gates", "MigrateAPIVersion=maybe"}, "MigrateAPIVersion=true"},
 		{[]string{"run", "--feature-gates", "DirectSourceFetch=true"}, "DirectSourceFetch cannot be true"},
 		{[]string{"run", "--feature-gates", "CancelHealthCheckOnNewRevision=false"}, "CancelHealthCheckOnNewRevision cannot be false"},
+		{[]string{"run", "--feature-gates", "DetectDrift=true"}, "DetectDrift cannot be true"},
+		{[]string{"run", "--snapshot-digest-algo", "sha512"}, "--snapshot-digest-algo"},
 		{[]string{"run", "--default-service-account", "system:masters"}, "--default-service-account"},
 		{[]string{"run", "--default-kubeconfig-service-account", "a/b"}, "--default-kubeconfig-service-account"},
 		{[]string{"run", "--custom-apply-stage-kinds", "a/b/c"}, "--custom-apply-stage-kinds"},
@@ -130,6 +133,25 @@ func (c cached) List(_ context.Context, list client.ObjectList, _ ...client.List
 		}
 	}
 	return nil
+}
+
+// TestResourcesOfReleases: what Flux's dashboard asks of HelmReleases.
+func TestResourcesOfReleases(t *testing.T) {
+	hr := api.Undecoded(api.HelmReleaseKind)
+	hr.SetName("web")
+	hr.SetNamespace("demo")
+	hr.Object["spec"] = map[string]any{"chart": map[string]any{"spec": map[string]any{"sourceRef": map[string]any{"name": "charts"}}}}
+	hr.Object["status"] = map[string]any{"history": []any{map[string]any{"chartName": "web", "chartVersion": "1.1.0", "appVersion": "7"}}}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newResources(cached{objects: []unstructured.Unstructured{*hr}}, []schema.GroupVersionKind{api.HelmReleaseKind}, slog.New(slog.DiscardHandler)))
+	want := `
+# HELP gotk_resource_info The current status of a GitOps Toolkit resource.
+# TYPE gotk_resource_info gauge
+gotk_resource_info{chart_app_version="7",chart_name="web",chart_ref_name="",chart_source_name="charts",chart_version="1.1.0",customresource_group="helm.toolkit.fluxcd.io",customresource_kind="HelmRelease",customresource_version="v2",exported_namespace="demo",name="web",ready="Unknown",revision="1.1.0",source_name="",suspended="false",url=""} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "gotk_resource_info"); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestResources: the metrics that Flux's old dashboards ask for, also of an object that does not decode.

@@ -3,12 +3,13 @@ package agent
 import "testing"
 
 func TestParseGates(t *testing.T) {
-	gates, err := parseGates(" MigrateAPIVersion=true, StrictPostBuildSubstitutions=false,ExternalArtifact=true,DisableStatusPollerCache=false,AdditiveCELDependencyCheck=true,")
+	gates, err := parseGates(" MigrateAPIVersion=true, StrictPostBuildSubstitutions=false,ExternalArtifact=true,DisableStatusPollerCache=false,AdditiveCELDependencyCheck=true,DefaultToRetryOnFailure=true,")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{
 		migrateAPIVersion: true, additiveReadyExpr: true, strictSubstitution: false, workloadIdentity: false, "ExternalArtifact": true, "GroupChangeLog": false,
+		retryOnFailure: true, helm3Defaults: false, allowDNSLookups: false, disableChartDigests: false,
 	} {
 		if gates[name] != want {
 			t.Errorf("%s is %t", name, gates[name])

@@ -38,7 +38,6 @@ func setupHelm(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 		Lost:    refetch,
 		Options: flags.releases(),
 	})
-	clusters.Subscribe(r.ObservationChanged)
 	store.Subscribe(r.SnapshotAdded)
 	if err := mgr.Add(manager.RunnableFunc(r.Start)); err != nil {
 		return fmt.Errorf("adding what ends the actions on releases: %w", err)

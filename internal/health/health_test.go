@@ -51,6 +51,13 @@ func TestOf(t *testing.T) {
 			status: {observedGeneration: 3, conditions: [{type: Reconciling, status: "True"}, {type: Ready, status: "True"}]}}`, InProgress},
 		"Kustomization stalled": {`{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {generation: 3},
 			status: {observedGeneration: 3, conditions: [{type: Stalled, status: "True"}, {type: Ready, status: "False"}]}}`, Failed},
+		"HelmRelease of Flux's": {`{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {generation: 2}, status: {observedGeneration: 2, conditions: [
+			{type: Ready, status: "True", observedGeneration: 2, reason: TestSucceeded}, {type: Drifted, status: "False", observedGeneration: 2},
+			{type: Released, status: "True", observedGeneration: 2}, {type: TestSuccess, status: "True", observedGeneration: 2}]}}`, Current},
+		"HelmRelease given up": {`{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {generation: 1}, status: {observedGeneration: 1, conditions: [
+			{type: Stalled, status: "True", observedGeneration: 1, reason: RetriesExceeded}, {type: Ready, status: "False", observedGeneration: 1, reason: TestFailed}]}}`, Failed},
+		"HelmRelease at work": {`{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {generation: 1}, status: {observedGeneration: -1, conditions: [
+			{type: Reconciling, status: "True", observedGeneration: 1, reason: Progressing}, {type: Ready, status: Unknown, observedGeneration: 1, reason: Progressing}]}}`, InProgress},
 		"GitRepository unseen": {`{apiVersion: source.toolkit.fluxcd.io/v1, kind: GitRepository, metadata: {generation: 1}}`, InProgress},
 		"Provider":             {`{apiVersion: notification.toolkit.fluxcd.io/v1beta3, kind: Provider, metadata: {generation: 1}}`, Current},
 	} {

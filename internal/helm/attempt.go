@@ -36,7 +36,7 @@ type attempt struct {
 
 	intended bool   // release: what is attempted is on record
 	forgiven bool   // release: failures were counted for something else, and are to be dropped
-	policy   Policy // release: that of the last action, when nothing is left to do
+	policy   Policy // release: that of the last action, when nothing is left to do, or nothing now
 	drift    *drift // release: what has drifted; nil when nobody has looked
 
 	last      Action // release: what was decided last

@@ -44,9 +44,9 @@ func (r *Reconciler) release(ctx context.Context, a *attempt) error {
 
 // rest ends the attempt with what there is to say when nothing is done.
 func (a *attempt) rest(v *view) error {
+	a.policy = v.spec.of(v.LastAction)
 	f := a.last.Fault
 	if f == nil {
-		a.policy = v.spec.of(v.LastAction)
 		return nil
 	}
 	reason, message := f.Reason, f.Message
@@ -59,7 +59,7 @@ func (a *attempt) rest(v *view) error {
 	fault := api.Faultf(reason, f.Retry, "%s", message)
 	if wait := time.Until(f.At); !f.At.IsZero() && f.Retry != api.RetryNever {
 		// The time of the next try is known, and neither the interval nor the back-off says it.
-		fault.Retry = api.RetryBackoff
+		fault.Retry = api.RetryInterval
 		fault.After = max(wait, time.Second)
 	}
 	return fault

@@ -12,10 +12,15 @@ import (
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
-// releasing is what the condition Reconciling says while an action is under way.
+// releasing is what the condition Reconciling says while an action is under way, and when the next one has to wait.
 func (a *attempt) releasing() string {
-	if a.last.Kind == "" || a.last.Kind == None {
+	switch {
+	case a.last.Kind == "" || a.last.Kind == None && a.last.Fault == nil:
 		return "Fulfilling prerequisites"
+	case a.last.Kind == None && a.policy.Retry:
+		return "Trying again every " + a.policy.RetryInterval.String()
+	case a.last.Kind == None:
+		return "Trying again, after a longer while each time"
 	}
 	return fmt.Sprintf("Running '%s' action with timeout of %s", a.last.Kind, a.timeoutOf(a.last.Kind).Duration)
 }
@@ -93,7 +98,8 @@ func settle(hr *v2.HelmRelease) {
 		fmt.Sprintf("Helm %s succeeded for release %s with chart %s", doing, latest.FullReleaseName(), latest.VersionedChartName()))
 }
 
-// refine says in Ready what was done about the release, and in Stalled why nothing more is: the shared table knows one fault.
+// refine says in Ready what was done about the release, and in Stalled why nothing more is: the shared table knows one fault. A
+// failure of which nothing follows, as of a test that is not to be remedied, is none to the table, and is told in Ready as well.
 func (r *Reconciler) refine(a *attempt, end reconcile.Outcome) {
 	is := verdict(a.hr)
 	if is == nil || is.Status != metav1.ConditionFalse {
@@ -103,7 +109,7 @@ func (r *Reconciler) refine(a *attempt, end reconcile.Outcome) {
 	switch {
 	case end.Succeeded(): // it is as it is asked for, with a failed test that nothing is done about
 	case end.Fault == nil, end.Step != releaseStep, !aboutRelease(end.Fault.Reason):
-		return
+		return // it is being worked on, or something else keeps it from being looked at
 	case end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason:
 		message = fmt.Sprintf("%s; %s", is.Message, end.Fault)
 	case strings.HasPrefix(end.Fault.Error(), is.Message):

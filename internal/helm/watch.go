@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -66,11 +65,6 @@ func (r *Reconciler) Start(ctx context.Context) error {
 	<-ctx.Done()
 	r.operations.stop()
 	return nil
-}
-
-// ObservationChanged is told when an object of a release looks different on the cluster.
-func (r *Reconciler) ObservationChanged(types.NamespacedName) {
-	// Nobody waits for health but operations, which look for themselves; drift is looked for at the interval.
 }
 
 // SnapshotAdded is told when a snapshot has come into the storage.

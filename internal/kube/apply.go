@@ -61,6 +61,8 @@ type ApplyOptions struct {
 	CustomStageKinds map[schema.GroupKind]struct{}
 	// MigrateAPIVersion rewrites managedFields to the version that is applied (feature gate MigrateAPIVersion).
 	MigrateAPIVersion bool
+	// Blocks, unless nil, is called before the first wait for definitions, which may take as long as WaitTimeout.
+	Blocks func()
 }
 
 // Apply brings objects, which carry their owner's labels, into the cluster in Flux's stages: definitions, classes, the

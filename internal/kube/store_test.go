@@ -353,6 +353,38 @@ func TestAwaitOnlyNews(t *testing.T) {
 	}
 }
 
+// A watch that began from before an object was made does not say that it has gone.
+func TestAwaitTakesNothingNewForGone(t *testing.T) {
+	o, s := filled(t)
+	if err := s.Replace(nil, "5"); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan State, 10)
+	done := make(chan error, 1)
+	wait := Wait{Labelled: []object.Ref{ref}, Since: map[object.Key]string{ref.Key(): "7"}}
+	go func() {
+		done <- o.Await(t.Context(), wait, func(_ object.Ref, _ Observation, state State) (bool, error) {
+			seen <- state
+			return state.Gone(), nil
+		})
+	}()
+	if state := <-seen; state.Gone() {
+		t.Fatal("it is taken for gone")
+	}
+	if err := s.Update(configMap(7, "1")); err != nil {
+		t.Fatal(err)
+	}
+	if state := <-seen; !state.Found {
+		t.Errorf("once it was seen: %+v", state)
+	}
+	if err := s.Delete(configMap(9, "1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // A wait brings its own watches, and where a kind may not be listed as a whole, those of the namespaces too.
 func TestAwaitWatchesWhatIsNotWatched(t *testing.T) {
 	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))

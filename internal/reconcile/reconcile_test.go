@@ -77,6 +77,57 @@ func TestSetConditionTwice(t *testing.T) {
 	}
 }
 
+// TestConditionsAreInFluxsOrder: those of trouble and work, then Ready, then the rest by name, in whatever order they come.
+func TestConditionsAreInFluxsOrder(t *testing.T) {
+	obj := &kustomizev1.Kustomization{}
+	for _, kind := range []string{"TestSuccess", "Ready", "Released", "Reconciling", "Drifted", "Stalled"} {
+		SetCondition(obj, kind, metav1.ConditionTrue, "X", "")
+	}
+	var got []string
+	for _, c := range obj.GetConditions() {
+		got = append(got, c.Type)
+	}
+	if want := []string{"Stalled", "Reconciling", "Ready", "Drifted", "Released", "TestSuccess"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestMemo: something is made once for a generation of an object, and anew for another, or for another object of that name.
+func TestMemo(t *testing.T) {
+	m, made := NewMemo[int](), 0
+	get := func(uid types.UID, generation int64) int {
+		obj := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: uid, Generation: generation}}
+		return m.Of(obj, func() int { made++; return made })
+	}
+	for i, step := range []struct {
+		uid        types.UID
+		generation int64
+		want       int
+	}{{"1", 1, 1}, {"1", 1, 1}, {"1", 2, 2}, {"2", 2, 3}, {"2", 2, 3}} {
+		if got := get(step.uid, step.generation); got != step.want {
+			t.Errorf("step %d: %d, want %d", i, got, step.want)
+		}
+	}
+	m.Forget(types.NamespacedName{Name: "a"})
+	if m.Len() != 0 || get("2", 2) != 4 {
+		t.Error("kept what was to be forgotten")
+	}
+}
+
+// TestCounters: each object has its own.
+func TestCounters(t *testing.T) {
+	c, a, b := NewCounters(), types.NamespacedName{Name: "a"}, types.NamespacedName{Name: "b"}
+	c.Add(a)
+	c.Add(a)
+	c.Add(b)
+	if c.Get(a) != 2 || c.Get(b) != 1 {
+		t.Errorf("%d and %d", c.Get(a), c.Get(b))
+	}
+	if c.Forget(a); c.Get(a) != 0 || c.Get(b) != 1 {
+		t.Errorf("after one is forgotten: %d and %d", c.Get(a), c.Get(b))
+	}
+}
+
 // TestF50_LongMessage: a message longer than the API allows is cut, on a rune.
 func TestF50_LongMessage(t *testing.T) {
 	obj := &kustomizev1.Kustomization{}
@@ -145,6 +196,7 @@ func TestRequeue(t *testing.T) {
 	}{
 		{Outcome{}, 10 * time.Minute},
 		{Outcome{Fault: fault("Bad", api.RetryInterval)}, time.Minute},
+		{Outcome{Fault: &api.Fault{Reason: "Bad", Retry: api.RetryInterval, After: 7 * time.Second}}, 7 * time.Second},
 		{Outcome{Fault: fault("Bad", api.RetryWoken)}, 30 * time.Second},
 		{Outcome{Fault: fault("Bad", api.RetryNever)}, 0},
 		{Outcome{Waiting: &Waiting{After: 7 * time.Second}}, 7 * time.Second},

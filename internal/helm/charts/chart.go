@@ -61,9 +61,10 @@ func copyTree(c *chart.Chart) *chart.Chart {
 	return fresh
 }
 
-// copyMetadata copies what processing the dependencies of a chart writes to.
+// copyMetadata copies what processing the dependencies of a chart, or a template that sorts a list, writes to.
 func copyMetadata(m *chart.Metadata) *chart.Metadata {
 	fresh := *m
+	fresh.Keywords, fresh.Sources = slices.Clone(m.Keywords), slices.Clone(m.Sources)
 	fresh.Dependencies = nil
 	for _, d := range m.Dependencies {
 		if d != nil {

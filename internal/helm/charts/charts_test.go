@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v3/pkg/chart"
@@ -408,8 +409,8 @@ func FuzzChart(f *testing.F) {
 	f.Add("name: web\nversion: v1.0.0+x", "a: &a {b: *a}", "crds/a.yaml", "kind: CustomResourceDefinition\n---\n")
 	f.Add("apiVersion: v1\nname: web\nversion: 1.0.0", "", "requirements.yaml", "dependencies: [null]")
 	f.Fuzz(func(t *testing.T, about, values, name, data string) {
-		if !fs.ValidPath(name) || name == "." || name == "Chart.yaml" || name == "values.yaml" {
-			return
+		if !fs.ValidPath(name) || name == "." || name == "Chart.yaml" || name == "values.yaml" || strings.ContainsFunc(name, unicode.IsControl) {
+			return // what cannot be packed
 		}
 		packed := targz(t, "web/Chart.yaml", about, "web/values.yaml", values, "web/"+name, data)
 		c, err := New(Limits{}).Load(context.Background(), "sha256:0", opens(mapFS("a.tgz", string(packed))))

@@ -2,6 +2,7 @@ package client
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/fluxcd/pkg/ssa/utils"
@@ -60,7 +61,11 @@ func (c *Client) ApplyCRDs(objects []*unstructured.Unstructured, policy CRDPolic
 	if err != nil {
 		return nil, err
 	}
-	changes, err := applier.Apply(c.ctx, c.options.Owner, crds, kube.ApplyOptions{WaitTimeout: timeout})
+	resumed := func() {}
+	defer func() { resumed() }()
+	changes, err := applier.Apply(c.ctx, c.options.Owner, crds, kube.ApplyOptions{
+		WaitTimeout: timeout, Blocks: sync.OnceFunc(func() { resumed = c.options.Parked() }),
+	})
 	if ended := c.ctx.Err(); ended != nil {
 		return changes, ended
 	}

@@ -58,7 +58,7 @@ func (c *Client) Update(original, target helmkube.ResourceList, force bool) (*he
 		if live == nil {
 			return c.create(info)
 		}
-		return c.update(before[info], info, live, force)
+		return object.MaskError(c.update(before[info], info, live, force), live)
 	})
 	inOrder(result.Created, target)
 	inOrder(result.Updated, target)

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// bound is about how many bytes a function makes or takes, or how many bytes of text would be as much work as it does. A negative
-// number is one that is too large to say.
+// bound is about how many bytes a function makes or takes, or how many bytes of text would be as much work as it does. A sum that
+// has overflowed is negative, and as good as too large.
 type bound func(args []any) int64
 
 // newBounds returns those of the functions that can make much of little.
@@ -52,7 +52,7 @@ func times(a, b int64) int64 {
 		return 0
 	}
 	if a > math.MaxInt64/b {
-		return -1
+		return math.MaxInt64
 	}
 	return a * b
 }
@@ -96,7 +96,7 @@ func characters(a []any) int64 { return times(4, number(a, 0)) }
 // stepped is how many bytes a list of numbers takes.
 func stepped(start, stop, step int64) int64 {
 	if start > 1<<40 || start < -1<<40 || stop > 1<<40 || stop < -1<<40 {
-		return -1
+		return math.MaxInt64
 	}
 	if step = absolute(step); step == 0 {
 		return 0
@@ -124,7 +124,7 @@ const perMatch = 64
 func matching(a []any) int64 {
 	expression, text := str(a, 0), length(a, 1)
 	// A repetition makes up to a thousand instructions of one: if that cannot be much either, it need not be known better.
-	if most := times(1000*int64(len(expression)), 1+text); most >= 0 && most/perMatch < 1<<16 {
+	if most := times(1000*int64(len(expression)), 1+text); most/perMatch < 1<<16 {
 		return text
 	}
 	return times(1+instructions(expression)/perMatch, 1+text)
@@ -145,16 +145,10 @@ func instructions(expression string) int64 {
 
 func replacing(a []any) int64 {
 	work := matching(a)
-	if work < 0 {
-		return -1
-	}
 	// Each match may be nothing between two characters, and the replacement may hold the match as often as it has room for.
 	made := times(1+length(a, 1), length(a, 2))
 	if strings.Contains(str(a, 2), "$") {
 		made = max(made, times(1+length(a, 1), 1+length(a, 2)))
-	}
-	if made < 0 {
-		return -1
 	}
 	return max(work, made/16)
 }

@@ -190,3 +190,19 @@ func archived(t testing.TB, file string) (*charts.Chart, map[string]any) {
 	}
 	return load(t, files), user
 }
+
+// fuzzed is a chart with the template, and a function that makes the values it is run with.
+func fuzzed(t testing.TB, template string) (*charts.Chart, func() chartutil.Values) {
+	c := expressionChart(t, template)
+	return c, func() chartutil.Values {
+		values, err := chartutil.ToRenderValuesWithSchemaValidation(c.Copy(), nil, someRelease, nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return values
+	}
+}
+
+func theirEngine(c *chart.Chart, values chartutil.Values) (map[string]string, error) {
+	return engine.Render(c, values)
+}

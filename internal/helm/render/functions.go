@@ -326,8 +326,8 @@ func (f *functions) wrap(name string, function any, walks bool) any {
 		call = inner.CallSlice
 	}
 	return reflect.MakeFunc(kind, func(args []reflect.Value) []reflect.Value {
-		if err := m.step(1); err != nil {
-			panic(err) // text/template makes an error of it
+		if err := errors.Join(m.step(1), m.check()); err != nil {
+			panic(m.over) // text/template makes an error of it
 		}
 		if walks {
 			if err := m.admit(name, args); err != nil {

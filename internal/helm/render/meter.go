@@ -27,7 +27,7 @@ type Limits struct {
 
 // DefaultLimits leave much room: what Helm stores has to fit, compressed, into a Secret of 1 MiB, and the largest of public charts
 // renders 3 MiB in a tenth of a second.
-var DefaultLimits = Limits{Output: 16 << 20, Memory: 512 << 20, Steps: 10_000_000, Depth: 3000, Time: 30 * time.Second}
+var DefaultLimits = Limits{Output: 16 << 20, Memory: 256 << 20, Steps: 10_000_000, Depth: 3000, Time: 30 * time.Second}
 
 func (l Limits) orDefault() Limits {
 	d := DefaultLimits
@@ -103,13 +103,15 @@ func (m *meter) check() error {
 	return m.over
 }
 
+const overMemory = "the templates make more than %d bytes on the way"
+
 // take counts n bytes that are made on the way.
 func (m *meter) take(n int64) error {
 	if m.over != nil {
 		return m.over
 	}
 	if m.memory += n; m.memory > m.limits.Memory || n < 0 {
-		return m.stop("the templates make more than %d bytes on the way", m.limits.Memory)
+		return m.stop(overMemory, m.limits.Memory)
 	}
 	return m.step(1 + n>>10) // to make bytes takes time
 }
@@ -146,11 +148,16 @@ type buffer struct {
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil // what the nodes that count print
+	}
 	if int64(b.data.Len())+int64(len(p)) > b.meter.limits.Output {
 		return 0, b.meter.stop("a template renders more than %d bytes", b.meter.limits.Output)
 	}
-	if err := b.meter.take(int64(len(p))); err != nil {
-		return 0, err
+	// Steps are only counted: an error here would not say in which line.
+	b.meter.steps += int64(len(p)) >> 10
+	if b.meter.memory += int64(len(p)); b.meter.memory > b.meter.limits.Memory {
+		return 0, b.meter.stop(overMemory, b.meter.limits.Memory)
 	}
 	return b.data.Write(p)
 }

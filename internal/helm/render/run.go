@@ -72,7 +72,8 @@ func (f *functions) include(set *template.Template) func(string, any) (string, e
 		}
 		f.included[name]++
 		defer func() { f.included[name]-- }()
-		return f.execute(set, name, data)
+		text, err := f.execute(set, name, data)
+		return text, f.shorten(err)
 	}
 }
 
@@ -108,8 +109,33 @@ func (f *functions) tpl(around *template.Template) func(string, any) (string, er
 		instrument(set)
 		out := &buffer{meter: f.meter}
 		if err := set.Execute(out, data); err != nil {
-			return "", fmt.Errorf("error during tpl function execution for %q: %w", text, err)
+			return "", f.shorten(fmt.Errorf("error during tpl function execution for %q: %w", text, err))
 		}
 		return strings.ReplaceAll(out.String(), noValue, ""), nil
 	}
 }
+
+// maxErrorText is how long the text of an error may become on its way up.
+const maxErrorText = 32 << 10
+
+// shorten returns an error without most of where it came through: each template on the way up says so, with all that was said
+// below, and thousands of them would take hundreds of megabytes. What a limit says is not told by them at all.
+func (f *functions) shorten(err error) error {
+	if err == nil || f.meter.over != nil {
+		return f.meter.over
+	}
+	text := err.Error()
+	if len(text) <= maxErrorText {
+		return err
+	}
+	return &shortened{"…" + strings.ToValidUTF8(text[len(text)-maxErrorText/2:], ""), innermost(err)}
+}
+
+// shortened is the end of the text of an error, and what it began with.
+type shortened struct {
+	text string
+	err  error
+}
+
+func (s *shortened) Error() string { return s.text }
+func (s *shortened) Unwrap() error { return s.err }

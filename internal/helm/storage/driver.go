@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/cleat-dev/cleat/internal/helm/values"
 )
 
 // Operation is what the storage has to know of the action that it serves.
@@ -27,7 +29,7 @@ type Operation struct {
 // Driver is the storage of one release as Helm's SDK wants it, for one operation. It answers from the Revisions and adds to
 // them what it writes. It knows of no other release: an action asks for none.
 type Driver struct {
-	ctx       context.Context //nolint:containedctx // The SDK's methods take none.
+	ctx       context.Context // kept, since the SDK's methods take none
 	revisions *Revisions
 	operation Operation
 }
@@ -225,6 +227,7 @@ func (d *Driver) write(rec *record, rel *release.Release, method Method, enc enc
 	}
 	stored := copyOf(rel)
 	stored.Chart = d.original(rel.Chart)
+	stored.Config = values.AsStored(rel.Config)
 	stored.Labels = customLabels(rel.Labels)
 	*rec = *newRecord(secret.ObjectMeta, rel.Version)
 	rec.release, rec.doc = &Release{Release: stored, Method: method}, enc.doc

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -14,11 +15,13 @@ import (
 	"helm.sh/helm/v3/pkg/release"
 	helmstorage "helm.sh/helm/v3/pkg/storage"
 	"helm.sh/helm/v3/pkg/storage/driver"
+	helmtime "helm.sh/helm/v3/pkg/time"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/cleat-dev/cleat/internal/helm/storage"
+	"github.com/cleat-dev/cleat/internal/helm/values"
 )
 
 // sdk returns the storage as Helm's actions use it.
@@ -268,6 +271,94 @@ func TestReadsAreCopies(t *testing.T) {
 			t.Fatalf("%s, %s", rel.Info.Status, rel.Hooks[0].LastRun.Phase)
 		}
 		rel.Info.Status, rel.Hooks[0].LastRun.Phase = release.StatusFailed, release.HookPhaseFailed
+	}
+}
+
+// TestRemembered: what is remembered of a write is what would be read of it, to the digest.
+func TestRemembered(t *testing.T) {
+	s := newSecrets()
+	r := observe(t, s, "web")
+	rel := made("web", 1, release.StatusPendingInstall)
+	rel.Info.LastDeployed = helmtime.Now()
+	rel.Config = map[string]any{"big": int64(9007199254740993), "list": []any{int64(1), map[string]any{}}, "null": nil}
+	helm := sdk(t, r, storage.Operation{Method: storage.ServerSide})
+	if err := helm.Create(rel); err != nil {
+		t.Fatal(err)
+	}
+	rel.Hooks[0].LastRun = release.HookExecution{StartedAt: helmtime.Now(), Phase: release.HookPhaseRunning}
+	if err := helm.Update(rel); err != nil {
+		t.Fatal(err)
+	}
+	remembered, err := r.Last(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := observe(t, s, "web").Last(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := sameRelease(t, remembered.Release, read.Release); diff != "" || remembered.Method != read.Method {
+		t.Errorf("%s, %s (-remembered +read):\n%s", remembered.Method, read.Method, diff)
+	}
+	if diff := gocmp.Diff(remembered.Config, read.Config); diff != "" {
+		t.Errorf("values (-remembered +read):\n%s", diff)
+	}
+	want := storage.Digest(rel, "")
+	for _, other := range []*storage.Release{remembered, read} {
+		if got := storage.Digest(other.Release, ""); got != want {
+			t.Errorf("digest %s, want %s", got, want)
+		}
+		if got := values.Digest(other.Config); got != values.Digest(rel.Config) {
+			t.Errorf("digest of the values %s, want %s", got, values.Digest(rel.Config))
+		}
+	}
+}
+
+// TestTogether: the SDK fails a release while the goroutine that worked on it is still at it.
+func TestTogether(t *testing.T) {
+	s := newSecrets()
+	store(t, s, made("web", 1, release.StatusDeployed), made("web", 2, release.StatusPendingUpgrade))
+	helm := sdk(t, observe(t, s, "web"), storage.Operation{})
+	var group sync.WaitGroup
+	for _, status := range []release.Status{release.StatusFailed, release.StatusDeployed} {
+		group.Go(func() {
+			rel, err := helm.Last("web")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			rel.SetStatus(status, string(status))
+			if _, err := helm.History("web"); err != nil {
+				t.Error(err)
+			}
+			if err := helm.Update(rel); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	last, err := helm3(t, s).Last("web")
+	if err != nil || last.Info.Description != string(last.Info.Status) || last.Info.Status == release.StatusPendingUpgrade {
+		t.Errorf("%+v, %v", last.Info, err)
+	}
+}
+
+// TestA29_CorruptQuotesNothing: what is broken may hold a Secret's values.
+func TestA29_CorruptQuotesNothing(t *testing.T) {
+	const canary = "cAnArY"
+	for _, data := range [][]byte{
+		[]byte(canary), encodeText(t, canary), encodeText(t, "{\""+canary),
+		encode(t, map[string]any{"name": map[string]any{canary: canary}}),
+		encode(t, with(documentFor("web", 1, "deployed"), "config", canary)),
+		encode(t, with(documentFor("web", 1, "deployed"), "info", map[string]any{"first_deployed": canary})),
+		encode(t, with(documentFor("web", 1, "deployed"), "version", canary)),
+		encode(t, documentFor(canary, 1, "deployed")),
+	} {
+		_, err := observe(t, newSecrets(secretOf("web", 1, "deployed", data)), "web").Get(t.Context(), 1)
+		var corrupt *storage.CorruptError
+		if !errors.As(err, &corrupt) || strings.Contains(err.Error(), canary) {
+			t.Errorf("%v", err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -108,7 +109,7 @@ func (r *record) read(name string) (*Release, error) {
 		return nil, err
 	}
 	if rel.Name != name || rel.Version != r.Version {
-		return nil, fmt.Errorf("it is another's: %s.v%d", rel.Name, rel.Version)
+		return nil, errors.New("it is another release's, or another revision")
 	}
 	rel.Labels = customLabels(r.meta.Labels)
 	r.doc = doc

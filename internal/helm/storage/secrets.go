@@ -40,6 +40,7 @@ type Namespace struct {
 
 var _ Secrets = Namespace{}
 
+// List asks for one page.
 func (n Namespace) List(ctx context.Context, labels map[string]string, limit int) ([]corev1.Secret, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -48,6 +49,7 @@ func (n Namespace) List(ctx context.Context, labels map[string]string, limit int
 	return list.Items, list.Continue != "", err
 }
 
+// Headers asks for all pages, of metadata only.
 func (n Namespace) Headers(ctx context.Context, labels map[string]string) ([]metav1.ObjectMeta, error) {
 	var headers []metav1.ObjectMeta
 	for next := ""; ; {
@@ -73,6 +75,7 @@ func (n Namespace) headers(ctx context.Context, labels map[string]string, next s
 	return page, err
 }
 
+// Get asks for one Secret.
 func (n Namespace) Get(ctx context.Context, name string) (*corev1.Secret, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -81,6 +84,7 @@ func (n Namespace) Get(ctx context.Context, name string) (*corev1.Secret, error)
 	return secret, err
 }
 
+// Create writes as Flux's field manager.
 func (n Namespace) Create(ctx context.Context, secret *corev1.Secret) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -88,6 +92,7 @@ func (n Namespace) Create(ctx context.Context, secret *corev1.Secret) error {
 	return n.Client.Create(ctx, secret, client.FieldOwner(api.HelmManager))
 }
 
+// Update writes as Flux's field manager.
 func (n Namespace) Update(ctx context.Context, secret *corev1.Secret) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -95,6 +100,7 @@ func (n Namespace) Update(ctx context.Context, secret *corev1.Secret) error {
 	return n.Client.Update(ctx, secret, client.FieldOwner(api.HelmManager))
 }
 
+// Delete is refused as a conflict when the Secret is no longer as it was.
 func (n Namespace) Delete(ctx context.Context, of metav1.ObjectMeta) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

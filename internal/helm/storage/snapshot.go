@@ -43,7 +43,7 @@ func Digest(rel *release.Release, ociDigest string) string {
 		seen.ChartMetadata = *rel.Chart.Metadata
 	}
 	if len(rel.Config) > 0 {
-		seen.Config = rel.Config
+		seen.Config = values.AsStored(rel.Config)
 	}
 	digester := digest.SHA256.Digester()
 	if err := json.NewEncoder(digester.Hash()).Encode(seen); err != nil {

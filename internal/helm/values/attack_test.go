@@ -45,6 +45,7 @@ func TestA14_Bounded(t *testing.T) {
 		"nested names":            {v2.ValuesReference{TargetPath: strings.Repeat("a.", 31) + "a"}, "x", values.InvalidPath},
 		"aliases":                 {v2.ValuesReference{}, bomb, values.TooLarge},
 		"aliases of a long text":  {v2.ValuesReference{}, long, values.TooLarge},
+		"an unknown alias":        {v2.ValuesReference{}, "a: *" + strings.Repeat("x", 1<<19), values.InvalidYAML},
 		"an anchor within itself": {v2.ValuesReference{}, "a: &a [*a]\n", values.InvalidYAML},
 		"depth":                   {v2.ValuesReference{}, "a: " + strings.Repeat("[", 500000), values.InvalidYAML},
 		"size":                    {v2.ValuesReference{}, "a: " + strings.Repeat("x", 9<<20), values.TooLarge},
@@ -54,7 +55,10 @@ func TestA14_Bounded(t *testing.T) {
 			test.ref.Kind, test.ref.Name = "ConfigMap", "values"
 			_, err := values.Compose(t.Context(), object("ConfigMap/values", "values.yaml", test.value), "demo", []v2.ValuesReference{test.ref}, nil)
 			if causeOf(err) != test.want {
-				t.Errorf("%v, want %s", shorten(err), test.want)
+				t.Fatalf("%v, want %s", shorten(err), test.want)
+			}
+			if len(err.Error()) > 1000 {
+				t.Errorf("a message of %d bytes", len(err.Error()))
 			}
 			if took := time.Since(begin); took > 20*time.Second {
 				t.Errorf("took %s", took)

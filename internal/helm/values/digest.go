@@ -15,7 +15,7 @@ import (
 func Digest(values map[string]any) string {
 	digester := digest.SHA256.Digester()
 	if len(values) > 0 {
-		document := yaml.JSONObjectToYAMLObject(values)
+		document := yaml.JSONObjectToYAMLObject(AsStored(values))
 		sortMap(document)
 		if err := goyaml.NewEncoder(digester.Hash()).Encode(document); err != nil {
 			// The hash takes everything, and values are plain JSON, all of which can be written. A digest that is none makes the
@@ -24,6 +24,40 @@ func Digest(values map[string]any) string {
 		}
 	}
 	return digester.Digest().String()
+}
+
+// AsStored returns values as they are read back from a release, where every number is a float64. One that was set at a path
+// is an int64 until then, and beyond 2⁵³ not the same number: a digest that told them apart would find the release
+// changed by being stored.
+func AsStored(values map[string]any) map[string]any {
+	out := make(map[string]any, len(values))
+	for key, value := range values {
+		out[key] = valueAsStored(value)
+	}
+	return out
+}
+
+func valueAsStored(value any) any {
+	switch value := value.(type) {
+	case int64:
+		return float64(value)
+	case map[string]any:
+		if value == nil {
+			return nil
+		}
+		return AsStored(value)
+	case []any:
+		if value == nil {
+			return nil
+		}
+		out := make([]any, len(value))
+		for i, item := range value {
+			out[i] = valueAsStored(item)
+		}
+		return out
+	default:
+		return value
+	}
 }
 
 func sortMap(m goyaml.MapSlice) {

@@ -2,6 +2,8 @@ package values_test
 
 import (
 	"encoding/json"
+	"math"
+	"reflect"
 	"testing"
 
 	"sigs.k8s.io/yaml"
@@ -33,7 +35,7 @@ func TestDigest(t *testing.T) {
 
 // TestDigest_Numbers: a number has one digest, whether it was set by a path, read from YAML or read back from a release.
 func TestDigest_Numbers(t *testing.T) {
-	set := map[string]any{"a": map[string]any{"b": []any{int64(42), []any{map[string]any{"z": int64(1), "y": int64(-7)}}}}, "c": 0.5}
+	set := map[string]any{"big": int64(9007199254740993), "max": int64(math.MaxInt64), "a": map[string]any{"b": []any{int64(42), []any{map[string]any{"z": int64(1), "y": int64(-7)}}}}, "c": 0.5}
 	text, err := json.Marshal(set)
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +43,9 @@ func TestDigest_Numbers(t *testing.T) {
 	var read map[string]any
 	if err := json.Unmarshal(text, &read); err != nil {
 		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(values.AsStored(set), read) {
+		t.Errorf("%v is stored as %v", values.AsStored(set), read)
 	}
 	if values.Digest(set) != values.Digest(read) {
 		t.Errorf("%s and %s", values.Digest(set), values.Digest(read))

@@ -3,6 +3,7 @@ package values
 import (
 	"errors"
 	"regexp"
+	"strings"
 
 	goyaml "go.yaml.in/yaml/v3"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -45,12 +46,22 @@ var lineOf = regexp.MustCompile(`\bline \d+`)
 // told.
 func describe(err error, secret bool) string {
 	if !secret {
-		return "not a YAML map: " + err.Error()
+		return "not a YAML map: " + shorten(err.Error())
 	}
 	if line := lineOf.FindString(err.Error()); line != "" {
 		return "not a YAML map: see " + line
 	}
 	return "not a YAML map"
+}
+
+// maxQuoted is how much of what a parser says fits into a condition that people read.
+const maxQuoted = 300
+
+func shorten(text string) string {
+	if len(text) <= maxQuoted {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxQuoted], "") + "…"
 }
 
 var errRecursive = errors.New("an anchor contains itself")
