@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 	"sync"
@@ -187,7 +188,7 @@ func upgrade(t *testing.T, before *release.Release, c *chart.Chart, values map[s
 		t.Fatal(err)
 	}
 	u := action.NewUpgrade(&action.Configuration{
-		Releases: releases, KubeClient: &fake.PrintingKubeClient{Out: fsDiscard{}}, Capabilities: chartutil.DefaultCapabilities, Log: func(string, ...any) {},
+		Releases: releases, KubeClient: &fake.PrintingKubeClient{Out: io.Discard}, Capabilities: chartutil.DefaultCapabilities, Log: func(string, ...any) {},
 	})
 	u.DryRun, u.Namespace = true, "apps"
 	set(u)
@@ -197,10 +198,6 @@ func upgrade(t *testing.T, before *release.Release, c *chart.Chart, values map[s
 	}
 	return got
 }
-
-type fsDiscard struct{}
-
-func (fsDiscard) Write(p []byte) (int, error) { return len(p), nil }
 
 // Many releases of one chart at once: nobody sees what another's templates have done, and the chart is parsed once.
 func TestManyReleasesOfOneChart(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
@@ -70,14 +71,14 @@ func (p PostRender) apply(ctx context.Context, m *meter, files map[string]string
 // divided returns the documents of files that are hooks, and those that are not.
 func divided(files map[string]string) (hooks, manifests map[string]string, err error) {
 	hooks, manifests = map[string]string{}, map[string]string{}
-	for name, text := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text := files[name]
 		if strings.TrimSpace(text) == "" || isPartial(name) {
 			continue // there is nothing of it in the release
 		}
 		documents := releaseutil.SplitManifests(text)
 		order := slices.Collect(maps.Keys(documents))
-		slices.SortFunc(order, func(a, b string) int { return len(a) - len(b) + strings.Compare(a, b) })
-		slices.SortStableFunc(order, func(a, b string) int { return len(a) - len(b) })
+		sort.Sort(releaseutil.BySplitManifestsOrder(order))
 		for _, key := range order {
 			var head releaseutil.SimpleHead
 			if err := yaml.Unmarshal([]byte(documents[key]), &head); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"helm.sh/helm/v3/pkg/chart"
@@ -199,7 +201,8 @@ func literal(c *chart.Chart, files map[string]string, notes string) (*chart.Char
 		notes = strings.ReplaceAll(notes, noValue, "")
 		made.Templates = append(made.Templates, &chart.File{Name: "templates/" + notesFile, Data: escaped(notes)})
 	}
-	for name, text := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text := files[name]
 		below, ok := strings.CutPrefix(name, c.Name()+"/")
 		if !ok {
 			below = "../" + name // from a post-renderer: it lies beside the chart

@@ -123,14 +123,11 @@ func (v *validation) schema(text []byte, values map[string]any) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := schema.Validate(plain(values)); err != nil {
+	if err := schema.Validate(values); err != nil {
 		return told(err)
 	}
 	return nil
 }
-
-// plain returns the values as the type that the library knows.
-func plain(values map[string]any) map[string]any { return values }
 
 // told is the error of the library as Helm prints it, in an order that is the same every time.
 func told(err error) error {
