@@ -71,6 +71,9 @@ func Parse(reader io.Reader) ([]*unstructured.Unstructured, error) {
 func flatten(to []*unstructured.Unstructured, decoded runtime.Object) ([]*unstructured.Unstructured, error) {
 	switch o := decoded.(type) {
 	case *unstructured.Unstructured:
+		if o.GetKind() == "" {
+			return nil, errors.New("reading the manifest: an object in a list has no kind")
+		}
 		if !o.IsList() {
 			return append(to, o), nil
 		}

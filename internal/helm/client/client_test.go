@@ -42,18 +42,19 @@ func TestParse(t *testing.T) {
 		want []string
 		bad  bool
 	}{
-		"nothing":          {"", nil, false},
-		"only comments":    {"# a\n---\n# b\n", nil, false},
-		"empty documents":  {"---\n\n---\nnull\n---\n" + one, []string{"ConfigMap/a"}, false},
-		"two":              {one + "\n---\n# Source: x\n{apiVersion: v1, kind: Secret, metadata: {name: b, namespace: ns}}", []string{"ConfigMap/a", "Secret/ns/b"}, false},
-		"a list":           {"apiVersion: v1\nkind: List\nitems: [" + one + ", {apiVersion: v1, kind: Pod, metadata: {name: b}}]", []string{"ConfigMap/a", "Pod/b"}, false},
-		"a list in a list": {"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: List, items: [" + one + "]}]", []string{"ConfigMap/a"}, false},
-		"a list of a kind": {"apiVersion: v1\nkind: ConfigMapList\nitems: [" + one + "]", []string{"ConfigMap/a"}, false},
-		"an empty list":    {"{apiVersion: v1, kind: List, items: []}", nil, false},
-		"no kind":          {"{apiVersion: v1, metadata: {name: a}}", nil, true},
-		"no YAML":          {"a: [", nil, true},
-		"a text":           {"hello", nil, true},
-		"a list of texts":  {"{apiVersion: v1, kind: List, items: [a]}", nil, true},
+		"nothing":           {"", nil, false},
+		"only comments":     {"# a\n---\n# b\n", nil, false},
+		"empty documents":   {"---\n\n---\nnull\n---\n" + one, []string{"ConfigMap/a"}, false},
+		"two":               {one + "\n---\n# Source: x\n{apiVersion: v1, kind: Secret, metadata: {name: b, namespace: ns}}", []string{"ConfigMap/a", "Secret/ns/b"}, false},
+		"a list":            {"apiVersion: v1\nkind: List\nitems: [" + one + ", {apiVersion: v1, kind: Pod, metadata: {name: b}}]", []string{"ConfigMap/a", "Pod/b"}, false},
+		"a list in a list":  {"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: List, items: [" + one + "]}]", []string{"ConfigMap/a"}, false},
+		"a list of a kind":  {"apiVersion: v1\nkind: ConfigMapList\nitems: [" + one + "]", []string{"ConfigMap/a"}, false},
+		"an empty list":     {"{apiVersion: v1, kind: List, items: []}", nil, false},
+		"no kind":           {"{apiVersion: v1, metadata: {name: a}}", nil, true},
+		"no YAML":           {"a: [", nil, true},
+		"a text":            {"hello", nil, true},
+		"a list of no kind": {"{apiVersion: v1, kind: List, items: [{kind: List, items: [{a: b}]}]}", nil, true},
+		"a list of texts":   {"{apiVersion: v1, kind: List, items: [a]}", nil, true},
 	} {
 		objects, err := Parse(strings.NewReader(tt.text))
 		if (err != nil) != tt.bad {
