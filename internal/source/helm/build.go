@@ -58,6 +58,7 @@ func (c *charts) fromRegistry(ctx context.Context, a *chartAttempt) (build, erro
 	if verify != nil {
 		at.Verify = verification(verify)
 	}
+	at.Asked = a.asked()
 	ctx, cancel := context.WithTimeout(ctx, source.Timeout(a.repository.Spec.Timeout))
 	defer cancel()
 	version, err := c.registryVersion(ctx, at, a.obj.Spec.Version)

@@ -202,6 +202,18 @@ func (c *charts) source(ctx context.Context, a *chartAttempt, into source.Object
 	return nil
 }
 
+// asked is when the run's request by hand was made, as far as that can be told; zero when there is none.
+func (a *chartAttempt) asked() time.Time {
+	if a.run.RequestedAt == "" || a.run.RequestedAt == a.obj.Status.GetLastHandledReconcileRequest() {
+		return time.Time{}
+	}
+	now := time.Now()
+	if at, err := time.Parse(time.RFC3339Nano, a.run.RequestedAt); err == nil && at.Before(now) {
+		return at // many that are asked at once share one answer
+	}
+	return now
+}
+
 // sourceObject names the source: of what the storage holds, the chart may be made of that one's artifacts alone.
 func (a *chartAttempt) sourceObject() artifact.Object {
 	ref := a.obj.Spec.SourceRef

@@ -274,6 +274,25 @@ func TestF23_ChartFromRegistry(t *testing.T) {
 	}
 }
 
+// TestAChartAskedForByHandIsLookedUp: what another chart has just been told is no answer to who asks by hand.
+func TestAChartAskedForByHandIsLookedUp(t *testing.T) {
+	host := registryServer(t, "")
+	pushChart(t, host, "charts/web", "1.0.0", packaged(t, "web", "1.0.0"))
+	w := newWorld(t, helmChart("web", kindRepository, "registry", "web", "1.x", nil),
+		helmRepository("registry", "oci://"+host+"/charts", func(s *sourcev1.HelmRepositorySpec) { s.Type, s.Insecure = "oci", true }))
+	w.chart("web")
+	pushChart(t, host, "charts/web", "1.1.0", packaged(t, "web", "1.1.0"))
+	o, _ := w.chart("web")
+	if o.Status.Artifact.Revision != "1.0.0" {
+		t.Errorf("nobody has asked, and the answer of a moment ago was not taken: %s", o.Status.Artifact.Revision)
+	}
+	o.Annotations = map[string]string{fluxmeta.ReconcileRequestAnnotation: "now"}
+	w.change(o)
+	if o, _ = w.chart("web"); o.Status.Artifact.Revision != "1.1.0" {
+		t.Errorf("asked by hand, it is %s", o.Status.Artifact.Revision)
+	}
+}
+
 // clouded is a registry that is reached with a provider's credentials.
 type clouded struct {
 	archive string

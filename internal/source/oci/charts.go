@@ -54,10 +54,21 @@ type Chart struct {
 	// Verify says whose signature is needed, nil for none. Its Secrets are in Namespace.
 	Verify    *sourcev1.OCIRepositoryVerification
 	Namespace string
+	// Asked is when somebody asked for the chart by hand, who wants no answer of before then; zero when nobody did.
+	Asked time.Time
 }
 
 // pollShared is how old an answer may be that a chart takes over from another that has just asked.
 const pollShared = 5 * time.Second
+
+// notBefore is how old an answer about the chart may be.
+func (c *Charts) notBefore(at Chart) time.Time {
+	shared := c.r.now().Add(-pollShared)
+	if at.Asked.After(shared) {
+		return at.Asked
+	}
+	return shared
+}
 
 // Tags lists the tags of a chart's repository.
 func (c *Charts) Tags(ctx context.Context, at Chart) ([]string, error) {
@@ -66,7 +77,7 @@ func (c *Charts) Tags(ctx context.Context, at Chart) ([]string, error) {
 		return nil, err
 	}
 	tags, err := source.Detached(ctx, &c.r.running, func() ([]string, error) {
-		return s.listTags(ctx, c.r.now().Add(-pollShared))
+		return s.listTags(ctx, c.notBefore(at))
 	}, func([]string) {})
 	if err != nil {
 		return nil, chartFault(fmt.Errorf("listing the tags of %s: %w", at.URL, found(source.Steady(err))))
@@ -86,7 +97,7 @@ func (c *Charts) Pull(ctx context.Context, at Chart, tag string, most int64) ([]
 		return nil, err
 	}
 	archive, err := source.Detached(ctx, &c.r.running, func() ([]byte, error) {
-		return c.pull(ctx, s, p, tag, most)
+		return c.pull(ctx, s, p, tag, most, c.notBefore(at))
 	}, func([]byte) {})
 	if err != nil {
 		return nil, chartFault(fmt.Errorf("pulling %s of %s: %w", tag, at.URL, found(source.Steady(err))))
@@ -94,8 +105,8 @@ func (c *Charts) Pull(ctx context.Context, at Chart, tag string, most int64) ([]
 	return archive, nil
 }
 
-func (c *Charts) pull(ctx context.Context, s *session, p policy, tag string, most int64) ([]byte, error) {
-	target, err := s.head(ctx, tag, c.r.now().Add(-pollShared))
+func (c *Charts) pull(ctx context.Context, s *session, p policy, tag string, most int64, notBefore time.Time) ([]byte, error) {
+	target, err := s.head(ctx, tag, notBefore)
 	if err != nil {
 		return nil, err
 	}
