@@ -122,12 +122,13 @@ func quotas(ctx context.Context, reader client.Reader, namespace string) (string
 }
 
 // isUnanswered says that a request got no answer, or that of an API server which cannot answer just now. What is unanswered says
-// nothing about the release.
+// nothing about the release. It says 500 when etcd has not answered it in time, or an admission webhook is away: an uninstall for
+// that would take away what runs (faults.md F17).
 func isUnanswered(err error) bool {
 	var answer apierrors.APIStatus
 	if errors.As(err, &answer) {
 		switch answer.Status().Code {
-		case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return true
 		}
 		return false
