@@ -121,13 +121,13 @@ func quotas(ctx context.Context, reader client.Reader, namespace string) (string
 	return strings.Join(allow, "\n"), nil
 }
 
-// isUnanswered says that a request got no answer, or that of an API server which cannot answer just now. What is unanswered says
-// nothing about the release.
+// isUnanswered says that a request got no answer, or that of an API server which cannot answer just now: because of its own
+// trouble, or because a webhook that it has to ask is not there. What is unanswered says nothing about the release.
 func isUnanswered(err error) bool {
 	var answer apierrors.APIStatus
 	if errors.As(err, &answer) {
 		switch answer.Status().Code {
-		case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return true
 		}
 		return false

@@ -97,7 +97,7 @@ func TestF17_WhoIsToBlame(t *testing.T) {
 		{status(http.StatusServiceUnavailable), true},
 		{status(http.StatusGatewayTimeout), true},
 		{status(http.StatusForbidden), false},
-		{status(http.StatusInternalServerError), false},
+		{status(http.StatusInternalServerError), true},
 		{errors.New("timeout waiting for: [Deployment/ns/web status: 'InProgress']"), false},
 	} {
 		if got := isUnanswered(c.err); got != c.unanswered {
