@@ -55,7 +55,7 @@ type requests struct {
 func (r *requests) RoundTrip(req *http.Request) (*http.Response, error) {
 	watch := req.URL.Query().Has("watch")
 	r.mu.Lock()
-	down := r.down
+	down, next := r.down, r.next
 	if !watch {
 		r.seen = append(r.seen, req.Method+" "+req.URL.RequestURI())
 	}
@@ -73,7 +73,7 @@ func (r *requests) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 	}
-	resp, err := r.next.RoundTrip(req)
+	resp, err := next.RoundTrip(req)
 	if err != nil || !watch {
 		return resp, err
 	}
@@ -123,7 +123,9 @@ func newEdge(t *testing.T) *edge {
 		t.Fatal(err)
 	}
 	counted := rest.CopyConfig(config)
-	counted.Wrap(func(next http.RoundTripper) http.RoundTripper {
+	counted.Wrap(func(next http.RoundTripper) http.RoundTripper { // once for each user
+		e.requests.mu.Lock()
+		defer e.requests.mu.Unlock()
 		e.requests.next = next
 		return e.requests
 	})
@@ -655,5 +657,75 @@ func TestKubeObserverIsRefused(t *testing.T) {
 		case <-time.After(30 * time.Second):
 			t.Fatalf("state = %+v, want Forbidden", state)
 		}
+	}
+}
+
+// One API server serves both kinds of owners over one connection, and what is one's is not observed as the other's.
+func TestKubeForHelmReleases(t *testing.T) {
+	e := newEdge(t)
+	e.mustApply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: NS}")
+	releases := e.For(kube.HelmReleases())
+	t.Cleanup(releases.Close)
+	if releases.Mapper != e.Mapper {
+		t.Error("each has its own discovery")
+	}
+	one, err := releases.User("system:serviceaccount:flux-system:tenant")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two, err := e.User("system:serviceaccount:flux-system:tenant"); err != nil || one != two {
+		t.Errorf("each has its own client: %v", err)
+	}
+	applier, err := releases.Applier("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := e.parse(t, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: NS}\ndata: {a: b}")[0]
+	u.SetLabels(nil)
+	kube.HelmReleases().Labels.Set(u, e.owner)
+	ref := e.configMap("a")
+	for _, o := range []*kube.Observer{e.Observer, releases.Observer} {
+		o.Watch(e.owner, []object.Ref{ref})
+	}
+	if _, err := applier.Apply(t.Context(), e.owner, []*unstructured.Unstructured{u}, kube.ApplyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	synced := func(_ object.Ref, _ kube.Observation, s kube.State) (bool, error) { return s.Synced, nil }
+	for _, o := range []*kube.Observer{e.Observer, releases.Observer} {
+		if err := o.Await(t.Context(), kube.Wait{Labelled: []object.Ref{ref}}, synced); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if obs, state := releases.Observer.Get(ref); !state.Found || obs.Owner != e.owner || obs.Owned == (object.Digest{}) || obs.Unclean {
+		t.Errorf("as a HelmRelease's: %+v, %+v", obs, state)
+	}
+	if obs, state := e.Observer.Get(ref); state.Found {
+		t.Errorf("as a Kustomization's: %+v", obs)
+	}
+	if manager := e.get(t, ref).GetManagedFields()[0].Manager; manager != "helm-controller" {
+		t.Errorf("it was written by %s", manager)
+	}
+	// A kind that an apply of one makes known is watched by the other.
+	widget := object.Ref{Group: "cleat.dev", Version: "v1", Kind: "Late", Namespace: e.namespace, Name: "a"}
+	releases.Observer.Watch(e.owner, []object.Ref{ref, widget})
+	notServed := func(_ object.Ref, _ kube.Observation, s kube.State) (bool, error) {
+		return errors.Is(s.Err, kube.ErrNotServed), nil
+	}
+	if err := releases.Observer.Await(t.Context(), kube.Wait{Labelled: []object.Ref{widget}}, notServed); err != nil {
+		t.Fatal(err)
+	}
+	e.mustApply(t, `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: lates.cleat.dev}
+spec:
+  group: cleat.dev
+  names: {kind: Late, plural: lates}
+  scope: Namespaced
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}`)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := releases.Observer.Await(ctx, kube.Wait{Labelled: []object.Ref{widget}}, synced); err != nil {
+		t.Errorf("the new kind is not watched: %v", err)
 	}
 }

@@ -128,7 +128,7 @@ func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Uns
 	if r.opts.WaitTimeout == 0 {
 		r.opts.WaitTimeout = time.Minute
 	}
-	r.manager = ssa.NewResourceManager(r.recorder, nil, ssa.Owner{Field: api.ApplyManager, Group: api.OwnerGroup})
+	r.manager = ssa.NewResourceManager(r.recorder, nil, ssa.Owner{Field: a.options.Owner.Manager.Name})
 	r.manager.SetConcurrency(a.options.Concurrency)
 
 	// What is ignored is part of what is desired: when the rules change, every object is looked at again.
@@ -332,7 +332,7 @@ func (r *run) ssaOptions() ssa.ApplyOptions {
 		// Only a recreated object is waited for by ApplyAll itself, until it is gone.
 		WaitInterval:      time.Second,
 		WaitTimeout:       r.opts.WaitTimeout,
-		Cleanup:           cleanup(r.options.OverrideManagers),
+		Cleanup:           r.options.Owner.cleanup(r.options.OverrideManagers),
 		CustomStageKinds:  r.opts.CustomStageKinds,
 		MigrateAPIVersion: r.opts.MigrateAPIVersion,
 		DriftIgnoreRules:  r.opts.Ignore,

@@ -86,7 +86,7 @@ func TestF44_Unclean(t *testing.T) {
 		"kept by ssa mode": {map[string]any{"annotations": map[string]any{"kustomize.toolkit.fluxcd.io/ssa": "merge"}, "managedFields": []any{entry("kubectl-edit", "Update", "")}}, false},
 		"nothing":          {nil, false},
 	} {
-		if got := unclean(&unstructured.Unstructured{Object: map[string]any{"metadata": tt.metadata}}); got != tt.want {
+		if got := Kustomizations().unclean(&unstructured.Unstructured{Object: map[string]any{"metadata": tt.metadata}}); got != tt.want {
 			t.Errorf("%s: %t, want %t", name, got, tt.want)
 		}
 	}
@@ -95,7 +95,7 @@ func TestF44_Unclean(t *testing.T) {
 // A23, F03, F05: what is deleted is only what is the owner's, unmarked and not protected.
 func TestF05_Judge(t *testing.T) {
 	self := object.Ref{Version: "v1", Kind: "ServiceAccount", Namespace: "flux-system", Name: "agent"}
-	a := &Applier{options: Options{Namespace: "flux-system", Self: []object.Ref{self}}}
+	a := &Applier{options: Options{Owner: Kustomizations(), Namespace: "flux-system", Self: []object.Ref{self}}}
 	p := &pruning{Applier: a, owner: owner}
 	named := func(gk schema.GroupKind, name string) object.Ref {
 		return object.Ref{Group: gk.Group, Version: "v1", Kind: gk.Kind, Name: name}

@@ -122,7 +122,7 @@ func (c *Clusters) Remote(ctx context.Context, owner types.NamespacedName, ref m
 		}
 		r = c.add(owner, &remote{Cluster: made, digest: described.digest})
 	}
-	if err := r.answers(ctx); err != nil {
+	if err := r.server.answers(ctx); err != nil {
 		return nil, err
 	}
 	return r.Cluster, nil
@@ -303,23 +303,23 @@ const (
 )
 
 // answers says whether the API server answers at all; what it says does not matter.
-func (c *Cluster) answers(ctx context.Context) error {
-	c.mu.Lock()
-	lately := time.Since(c.answered) < answerLasts
-	c.mu.Unlock()
+func (s *server) answers(ctx context.Context) error {
+	s.mu.Lock()
+	lately := time.Since(s.answered) < answerLasts
+	s.mu.Unlock()
 	if lately {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errors.New("it does not answer in time"))
 	defer cancel()
-	if err := c.ask(ctx); err != nil {
+	if err := s.ask(ctx); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.config.Host, connection(err))
+		return fmt.Errorf("%w: %s: %w", ErrUnreachable, s.config.Host, connection(err))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.answered = time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answered = time.Now()
 	return nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,6 +30,8 @@ type Mapper struct {
 
 	mu      sync.RWMutex
 	current meta.RESTMapper
+	// observers have watches that wait for kinds to be served.
+	observers map[*Observer]struct{}
 }
 
 func newMapper(config *rest.Config, httpClient *http.Client) (*Mapper, error) {
@@ -35,7 +39,7 @@ func newMapper(config *rest.Config, httpClient *http.Client) (*Mapper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a discovery client: %w", err)
 	}
-	m := &Mapper{config: config, httpClient: httpClient, discovery: d}
+	m := &Mapper{config: config, httpClient: httpClient, discovery: d, observers: make(map[*Observer]struct{})}
 	m.current, err = apiutil.NewDynamicRESTMapper(config, httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("making a REST mapper: %w", err)
@@ -52,6 +56,29 @@ func (m *Mapper) Reset() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.current = fresh
+}
+
+// enter has an Observer told of new kinds; leave ends that.
+func (m *Mapper) enter(o *Observer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.observers[o] = struct{}{}
+}
+
+func (m *Mapper) leave(o *Observer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.observers, o)
+}
+
+// rediscover has every watch of a kind that was not served look again at once, whoever has made it be served.
+func (m *Mapper) rediscover() {
+	m.mu.RLock()
+	observers := slices.Collect(maps.Keys(m.observers))
+	m.mu.RUnlock()
+	for _, o := range observers {
+		o.rediscover()
+	}
 }
 
 func (m *Mapper) get() meta.RESTMapper {

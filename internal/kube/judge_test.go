@@ -35,7 +35,7 @@ func (o *Observer) storeOf(t *testing.T, of target) *store {
 
 // TestJudgedWatches: who judges alike shares one watch, kstatus is asked by all others, and what is not needed any more ends.
 func TestJudgedWatches(t *testing.T) {
-	o := newObserver(nil, noKinds{}, slog.New(slog.DiscardHandler))
+	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))
 	defer o.Close()
 	a, again, other := judgeOf(t, "false"), judgeOf(t, "false"), judgeOf(t, "data.x == 'y'")
 	another := types.NamespacedName{Namespace: "flux-system", Name: "another"}

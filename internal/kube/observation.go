@@ -23,13 +23,13 @@ type Observation struct {
 	UID             types.UID
 	ResourceVersion string
 	Generation      int64
-	// Owned is the digest of the fields that api.ApplyManager owns; zero when it owns none.
+	// Owned is the digest of the fields that Owner.Manager owns; zero when it owns none.
 	Owned object.Digest
 	// Unclean says that an apply would first clear traces of kubectl off the object, as Flux does, and with them the
 	// fields that kubectl added.
 	Unclean bool
 	Health  health.Result
-	// Owner is the Kustomization that the owner labels name; the zero value when there is none.
+	// Owner is the one that the owner labels name; the zero value when there is none.
 	Owner types.NamespacedName
 }
 
@@ -37,17 +37,17 @@ type Observation struct {
 const maxMessage = 256
 
 // observe reduces an object to its Observation, as judge sees it. It keeps no reference into the object.
-func observe(u *unstructured.Unstructured, judge *health.Judge) Observation {
-	owned, _ := object.OwnedDigest(u, api.ApplyManager)
+func (k Owner) observe(u *unstructured.Unstructured, judge *health.Judge) Observation {
+	owned, _ := object.OwnedDigest(u, k.Manager)
 	h := judge.Of(u)
 	h.Message = intern(truncate(h.Message))
-	owner := object.OwnerOf(u)
+	owner := k.Labels.Of(u)
 	return Observation{
 		UID:             types.UID(strings.Clone(string(u.GetUID()))),
 		ResourceVersion: strings.Clone(u.GetResourceVersion()),
 		Generation:      u.GetGeneration(),
 		Owned:           owned,
-		Unclean:         unclean(u),
+		Unclean:         k.unclean(u),
 		Health:          h,
 		Owner:           types.NamespacedName{Namespace: intern(owner.Namespace), Name: intern(owner.Name)},
 	}
@@ -69,12 +69,12 @@ func truncate(s string) string {
 
 // cleanup is what Flux takes off a live object before it applies: the annotation of kubectl's client-side apply, labels and
 // annotations of Flux's first generation, and the field managers that wrote what Git is to decide about.
-func cleanup(overridden []string) ssa.ApplyCleanupOptions {
+func (k Owner) cleanup(overridden []string) ssa.ApplyCleanupOptions {
 	managers := []ssa.FieldManager{
 		{Name: "kubectl", OperationType: metav1.ManagedFieldsOperationApply},
 		{Name: "kubectl", OperationType: metav1.ManagedFieldsOperationUpdate},
 		{Name: "before-first-apply", OperationType: metav1.ManagedFieldsOperationUpdate},
-		{Name: api.ApplyManager, OperationType: metav1.ManagedFieldsOperationUpdate},
+		{Name: k.Manager.Name, OperationType: metav1.ManagedFieldsOperationUpdate},
 	}
 	for _, name := range overridden {
 		managers = append(managers,
@@ -91,11 +91,14 @@ func cleanup(overridden []string) ssa.ApplyCleanupOptions {
 
 // unclean says whether cleanup, without overridden managers, would find something to do on a live object. It reads
 // managedFields in place, for it runs at every watch event.
-func unclean(u *unstructured.Unstructured) bool {
+func (k Owner) unclean(u *unstructured.Unstructured) bool {
+	if k.Manager.Updates {
+		return false // Nothing is cleared off what is not always applied by server-side apply.
+	}
 	if object.Marked(u, api.SSAAnnotation, kustomizev1.MergeValue) {
 		return false
 	}
-	opts := cleanup(nil)
+	opts := k.cleanup(nil)
 	metadata, _ := u.Object["metadata"].(map[string]any)
 	return anyKey(metadata["annotations"], opts.Annotations) ||
 		anyKey(metadata["labels"], opts.Labels) ||

@@ -38,6 +38,7 @@ func (s State) Gone() bool { return s.Synced && !s.Found }
 // Observer keeps an Observation of every object that some owner needs to know about. Its watches start when the first
 // owner needs them and stop with the last. It is safe for concurrent use.
 type Observer struct {
+	owner  Owner
 	client dynamic.Interface
 	kinds  kinds
 	log    *slog.Logger
@@ -79,9 +80,10 @@ type needs struct {
 	targets  map[target]struct{}
 }
 
-func newObserver(client dynamic.Interface, kinds kinds, log *slog.Logger) *Observer {
+func newObserver(owner Owner, client dynamic.Interface, kinds kinds, log *slog.Logger) *Observer {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &Observer{
+		owner:       owner,
 		client:      client,
 		kinds:       kinds,
 		log:         log,
@@ -343,10 +345,10 @@ func (o *Observer) stale(t target, ref object.Ref) bool {
 // Record takes in an object as the API server has just answered it, so that nobody judges by an older event of the
 // watch, which may come much later. An answer that the watch has already passed is dropped.
 func (o *Observer) Record(u *unstructured.Unstructured) Observation {
-	obs := observe(u, nil)
+	obs := o.owner.observe(u, nil)
 	o.recordAs(u, obs, nil)
 	for _, judge := range o.judges(u.GroupVersionKind().GroupKind()) {
-		o.recordAs(u, observe(u, judge), judge)
+		o.recordAs(u, o.owner.observe(u, judge), judge)
 	}
 	return obs
 }
@@ -393,60 +395,6 @@ func (o *Observer) record(w *watch, ref object.Ref, obs Observation) {
 		return // The watch is past this answer and has no such object: it was deleted since.
 	}
 	o.put(w, ref.NamespacedName(), obs)
-}
-
-// await returns when ok says so about every ref, or with ok's error. A ref whose kind nobody watches is watched for
-// as long as this takes.
-func (o *Observer) await(ctx context.Context, refs []object.Ref, ok func(object.Ref, Observation, State) (bool, error)) error {
-	release := o.hold(refs)
-	defer release()
-	for {
-		o.mu.Lock()
-		moved := o.moved
-		pending := false
-		for _, r := range refs {
-			obs, state := o.get(r, nil)
-			done, err := ok(r, obs, state)
-			if err != nil {
-				o.mu.Unlock()
-				return err
-			}
-			pending = pending || !done
-		}
-		o.mu.Unlock()
-		if !pending {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-o.ctx.Done():
-			return errors.New("the observer is closed")
-		case <-moved:
-		}
-	}
-}
-
-// hold makes sure that each ref is watched until release is called.
-func (o *Observer) hold(refs []object.Ref) (release func()) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var held []target
-	for _, r := range refs {
-		t := kindTarget(r)
-		if o.watches[t] == nil {
-			t = pinTarget(r)
-		}
-		o.acquire(t, nil)
-		held = append(held, t)
-	}
-	return func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		for _, t := range held {
-			o.release(t)
-		}
-	}
 }
 
 // rediscover has the watches of kinds that are not served look again at once.

@@ -216,11 +216,11 @@ func (p *pruning) judge(ctx context.Context, ref object.Ref, live *unstructured.
 	if why := p.protected(ref); why != "" {
 		return KeptProtected, why, nil
 	}
-	if other := object.OwnerOf(live); other != p.owner {
+	if other := p.options.Owner.Labels.Of(live); other != p.owner {
 		if other == (types.NamespacedName{}) {
 			return HandedOver, "its owner labels were removed", nil
 		}
-		return HandedOver, "it belongs to Kustomization " + other.String(), nil
+		return HandedOver, "it belongs to " + p.options.Owner.Kind + " " + other.String(), nil
 	}
 	for _, key := range []string{api.PruneAnnotation, api.ReconcileAnnotation} {
 		if object.Marked(live, key, api.Disabled) {

@@ -120,7 +120,7 @@ func TestA50_F03_PruneSparesTheForeign(t *testing.T) {
 	for _, name := range []string{"flux-system", "kube-system", "tenant"} {
 		refs = append(refs, object.Ref{Version: "v1", Kind: "Namespace", Name: name})
 	}
-	observer := newObserver(nil, nil, slog.New(slog.DiscardHandler))
+	observer := newObserver(Kustomizations(), nil, nil, slog.New(slog.DiscardHandler))
 	t.Cleanup(observer.Close)
 	deleted := 0
 	for range 2000 {
@@ -128,7 +128,7 @@ func TestA50_F03_PruneSparesTheForeign(t *testing.T) {
 		for _, ref := range refs {
 			api.meddle(ref.Key())
 		}
-		a := &Applier{client: api, mapper: &Mapper{current: mapper}, observer: observer, options: Options{Namespace: "flux-system", Self: []object.Ref{self}}}
+		a := &Applier{client: api, mapper: &Mapper{current: mapper}, observer: observer, options: Options{Owner: Kustomizations(), Namespace: "flux-system", Self: []object.Ref{self}}}
 		result, _ := a.Prune(t.Context(), owner, refs, PruneOptions{Force: random.IntN(2) == 0}) // an object that never rests is an error
 		if len(result) != len(refs) {
 			t.Fatalf("%d of %d objects are accounted for", len(result), len(refs))

@@ -34,7 +34,7 @@ func (r *run) settle(ctx context.Context, objects []*unstructured.Unstructured) 
 			wanted = append(wanted, ref)
 		}
 	}
-	err := r.observer.await(ctx, wanted, func(ref object.Ref, obs Observation, state State) (bool, error) {
+	err := r.observer.Await(ctx, Wait{Labelled: wanted}, func(ref object.Ref, obs Observation, state State) (bool, error) {
 		if !state.Found {
 			return false, nil
 		}
@@ -111,7 +111,7 @@ func (r *run) discover(ctx context.Context, objects []*unstructured.Unstructured
 			}
 		}
 	}
-	r.observer.rediscover()
+	r.mapper.rediscover()
 	return nil
 }
 

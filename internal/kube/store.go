@@ -32,7 +32,7 @@ func (s *store) asObserved(obj any) (*observed, error) {
 	case *observed:
 		return obj, nil
 	case *unstructured.Unstructured:
-		return newObserved(obj, s.watch.judge), nil
+		return newObserved(obj, s.observer.owner, s.watch.judge), nil
 	default:
 		return nil, fmt.Errorf("observing a %T", obj)
 	}

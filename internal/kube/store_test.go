@@ -36,7 +36,7 @@ var (
 // filled returns an Observer in which the owner tracks ref, and the store of its watch, once that has failed as it must.
 func filled(t *testing.T) (*Observer, *store) {
 	t.Helper()
-	o := newObserver(nil, noKinds{}, slog.New(slog.DiscardHandler))
+	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(o.Close)
 	failed := make(chan struct{}, 1)
 	cancel := o.Subscribe(func(types.NamespacedName) { failed <- struct{}{} })
@@ -200,7 +200,7 @@ func TestF53_ObservationIsSmall(t *testing.T) {
 	u.Object["status"] = map[string]any{"conditions": []any{map[string]any{
 		"type": "Ready", "status": "False", "message": strings.Repeat("é", 5000),
 	}}}
-	obs := observe(u, nil)
+	obs := Kustomizations().observe(u, nil)
 	if n := len(obs.Health.Message); n > maxMessage+len("…") || n == 0 {
 		t.Errorf("a message of %d bytes", n)
 	}
@@ -210,7 +210,7 @@ func TestF53_ObservationIsSmall(t *testing.T) {
 }
 
 func TestWatchesAreCounted(t *testing.T) {
-	o := newObserver(nil, noKinds{}, slog.New(slog.DiscardHandler))
+	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))
 	defer o.Close()
 	other := types.NamespacedName{Namespace: "x", Name: "y"}
 	second := object.Ref{Version: "v1", Kind: "ConfigMap", Namespace: "n", Name: "b"}
@@ -240,12 +240,12 @@ func TestAwait(t *testing.T) {
 	o, s := filled(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := o.await(ctx, []object.Ref{ref}, never); !errors.Is(err, context.Canceled) {
+	if err := o.Await(ctx, Wait{Labelled: []object.Ref{ref}}, never); !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v", err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- o.await(t.Context(), []object.Ref{ref}, func(_ object.Ref, obs Observation, s State) (bool, error) {
+		done <- o.Await(t.Context(), Wait{Labelled: []object.Ref{ref}}, func(_ object.Ref, obs Observation, s State) (bool, error) {
 			return s.Found && obs.Health.Status == health.Current, nil
 		})
 	}()
@@ -322,6 +322,79 @@ func TestObserverDividesWhatItMayNotList(t *testing.T) {
 		t.Errorf("with the right: %+v, %+v", obs, state)
 	}
 	o.Forget(owner)
+	if watches, _ := o.Counts(); watches != 0 {
+		t.Errorf("%d watches are left", watches)
+	}
+}
+
+// What was seen of an object before it was written is not what a wait is for.
+func TestAwaitOnlyNews(t *testing.T) {
+	o, s := filled(t)
+	if err := s.Replace([]any{configMap(5, "1")}, "5"); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan State, 10)
+	done := make(chan error, 1)
+	wait := Wait{Labelled: []object.Ref{ref}, Since: map[object.Key]string{ref.Key(): "7"}}
+	go func() {
+		done <- o.Await(t.Context(), wait, func(_ object.Ref, obs Observation, state State) (bool, error) {
+			seen <- state
+			return state.Found && obs.ResourceVersion == "7", nil
+		})
+	}()
+	if state := <-seen; state.Found || state.Gone() {
+		t.Errorf("of the object as it was: %+v", state)
+	}
+	if err := s.Update(configMap(7, "1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A wait brings its own watches, and where a kind may not be listed as a whole, those of the namespaces too.
+func TestAwaitWatchesWhatIsNotWatched(t *testing.T) {
+	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))
+	defer o.Close()
+	pinned := object.Ref{Version: "v1", Kind: "Pod", Namespace: "n", Name: "hook"}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	step := make(chan struct{}, 10)
+	go func() {
+		done <- o.Await(ctx, Wait{Labelled: []object.Ref{ref}, Pinned: []object.Ref{pinned}}, func(object.Ref, Observation, State) (bool, error) {
+			step <- struct{}{}
+			return false, nil
+		})
+	}()
+	<-step
+	o.mu.Lock()
+	whole, pin := o.watches[kindTarget(ref)], o.watches[pinTarget(pinned)]
+	o.mu.Unlock()
+	if whole == nil || pin == nil {
+		t.Fatal("not all is watched")
+	}
+	o.failed(whole, apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", errors.New("not in all namespaces")))
+	o.mu.Lock()
+	o.wake()
+	o.mu.Unlock()
+	for deadline := time.After(10 * time.Second); ; {
+		o.mu.Lock()
+		part := o.watches[partTarget(ref)]
+		o.mu.Unlock()
+		if part != nil {
+			break
+		}
+		select {
+		case <-step:
+		case <-deadline:
+			t.Fatal("the namespace is not watched")
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 	if watches, _ := o.Counts(); watches != 0 {
 		t.Errorf("%d watches are left", watches)
 	}

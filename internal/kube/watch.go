@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
-	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/health"
 	"github.com/cleat-dev/cleat/internal/object"
 )
@@ -61,9 +60,10 @@ func (t target) judged(j *health.Judge) target {
 	return t
 }
 
-func (t target) narrow(opts *metav1.ListOptions) {
+// narrow has a list or watch select the target; label is what carries the name of an owner.
+func (t target) narrow(opts *metav1.ListOptions, label string) {
 	if t.name == "" {
-		opts.LabelSelector = api.OwnerName
+		opts.LabelSelector = label
 		return
 	}
 	opts.FieldSelector = fields.OneTermEqualSelector("metadata.name", t.name).String()
@@ -159,7 +159,7 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			ctx, cancel := context.WithTimeout(ctx, listTimeout)
 			defer cancel()
-			w.narrow(&opts)
+			w.narrow(&opts, o.owner.Labels.Name)
 			list, err := resource.List(ctx, opts)
 			if err != nil {
 				o.failed(w, err)
@@ -168,10 +168,10 @@ func (o *Observer) follow(ctx context.Context, w *watch) (served bool, err error
 				}
 				return nil, err
 			}
-			return observeList(list, w.judge), nil
+			return observeList(list, o.owner, w.judge), nil
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (apiwatch.Interface, error) {
-			w.narrow(&opts)
+			w.narrow(&opts, o.owner.Labels.Name)
 			return resource.Watch(ctx, opts)
 		},
 	})
@@ -224,8 +224,8 @@ type observed struct {
 	observation Observation
 }
 
-func newObserved(u *unstructured.Unstructured, judge *health.Judge) *observed {
-	obs := observe(u, judge)
+func newObserved(u *unstructured.Unstructured, kind Owner, judge *health.Judge) *observed {
+	obs := kind.observe(u, judge)
 	return &observed{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace:       intern(u.GetNamespace()),
@@ -250,7 +250,7 @@ type observedList struct {
 	Items []observed
 }
 
-func observeList(list *unstructured.UnstructuredList, judge *health.Judge) *observedList {
+func observeList(list *unstructured.UnstructuredList, kind Owner, judge *health.Judge) *observedList {
 	out := &observedList{
 		ListMeta: metav1.ListMeta{
 			ResourceVersion:    list.GetResourceVersion(),
@@ -260,7 +260,7 @@ func observeList(list *unstructured.UnstructuredList, judge *health.Judge) *obse
 		Items: make([]observed, 0, len(list.Items)),
 	}
 	for i := range list.Items {
-		out.Items = append(out.Items, *newObserved(&list.Items[i], judge))
+		out.Items = append(out.Items, *newObserved(&list.Items[i], kind, judge))
 		list.Items[i].Object = nil // Let it go before the next one is reduced.
 	}
 	return out

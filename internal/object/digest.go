@@ -25,19 +25,32 @@ func DigestOf(u *unstructured.Unstructured) Digest {
 // DigestOfText returns the digest of a text.
 func DigestOfText(text string) Digest { return sha256.Sum256([]byte(text)) }
 
-// OwnedDigest returns the digest of the fields of a live object that manager owns by server-side apply, names and values.
+// Manager is who owns fields of an object, in the words of its managedFields.
+type Manager struct {
+	Name string
+	// Updates says that what it wrote without server-side apply is its own too.
+	Updates bool
+}
+
+// owns says whether an entry of managedFields is of the manager. What it wrote to a subresource is status, not wanted by Git.
+func (m Manager) owns(entry map[string]any) bool {
+	return entry["manager"] == m.Name && isNone(entry["subresource"]) &&
+		(entry["operation"] == "Apply" || m.Updates && entry["operation"] == "Update")
+}
+
+// OwnedDigest returns the digest of the fields of a live object that manager owns, names and values.
 // It is what tells drift from the noise of status updates: fields of others do not count, a field that somebody took
 // over or removed does. It returns false when the manager owns nothing.
 //
 // It runs at every watch event, so it reads the object in place and copies nothing but scalars.
-func OwnedDigest(live *unstructured.Unstructured, manager string) (Digest, bool) {
+func OwnedDigest(live *unstructured.Unstructured, manager Manager) (Digest, bool) {
 	m, _ := live.Object["metadata"].(map[string]any)
 	entries, _ := m["managedFields"].([]any)
 	var buf []byte
 	owns := false
 	for _, e := range entries {
 		entry, _ := e.(map[string]any)
-		if entry["manager"] != manager || entry["operation"] != "Apply" || !isNone(entry["subresource"]) {
+		if !manager.owns(entry) {
 			continue
 		}
 		fields, ok := entry["fieldsV1"].(map[string]any)

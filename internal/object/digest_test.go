@@ -1,6 +1,7 @@
 package object
 
 import (
+	"fmt"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -117,12 +118,12 @@ func TestOwnedDigest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := parse(t, live)
-			before, ok := OwnedDigest(u, "kustomize-controller")
+			before, ok := OwnedDigest(u, Manager{Name: "kustomize-controller"})
 			if !ok {
 				t.Fatal("the manager owns nothing")
 			}
 			tt.change(u)
-			after, _ := OwnedDigest(u, "kustomize-controller")
+			after, _ := OwnedDigest(u, Manager{Name: "kustomize-controller"})
 			if counted := before != after; counted != tt.counts {
 				t.Errorf("the digest changed: %t, want %t", counted, tt.counts)
 			}
@@ -137,7 +138,7 @@ func metadataList(u *unstructured.Unstructured, field string) []any {
 
 func TestOwnedDigestOfNothing(t *testing.T) {
 	for _, manager := range []string{"helm-controller", "kubectl", "kube-controller-manager"} {
-		if _, ok := OwnedDigest(parse(t, live), manager); ok {
+		if _, ok := OwnedDigest(parse(t, live), Manager{Name: manager}); ok {
 			t.Errorf("%s owns nothing by apply, but has a digest", manager)
 		}
 	}
@@ -183,8 +184,8 @@ func FuzzOwnedDigest(f *testing.F) {
 		if err := u.UnmarshalJSON(raw); err != nil {
 			return
 		}
-		a, owns := OwnedDigest(u, "kustomize-controller")
-		if b, again := OwnedDigest(u.DeepCopy(), "kustomize-controller"); a != b || owns != again {
+		a, owns := OwnedDigest(u, Manager{Name: "kustomize-controller"})
+		if b, again := OwnedDigest(u.DeepCopy(), Manager{Name: "kustomize-controller"}); a != b || owns != again {
 			t.Fatal("the digest of one object differs from time to time")
 		}
 		_ = DigestOf(u)
@@ -197,6 +198,29 @@ func BenchmarkOwnedDigest(b *testing.B) {
 	u := parse(b, live)
 	b.ReportAllocs()
 	for b.Loop() {
-		OwnedDigest(u, "kustomize-controller")
+		OwnedDigest(u, Manager{Name: "kustomize-controller"})
+	}
+}
+
+// What was applied by the client counts where it is asked for, as releases of Helm need it, and status never does.
+func TestOwnedDigestOfUpdates(t *testing.T) {
+	const live = `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, managedFields: [
+		{manager: helm-controller, operation: %s, subresource: %q, fieldsV1: {"f:data": {"f:a": {}}}}]}, data: {a: %q, b: x}}`
+	digest := func(operation, subresource, value string, updates bool) (Digest, bool) {
+		u := parse(t, fmt.Sprintf(live, operation, subresource, value))
+		return OwnedDigest(u, Manager{Name: "helm-controller", Updates: updates})
+	}
+	if _, owns := digest("Update", "", "1", false); owns {
+		t.Error("it owns by server-side apply what it does not")
+	}
+	if _, owns := digest("Update", "status", "1", true); owns {
+		t.Error("it owns status")
+	}
+	one, owns := digest("Update", "", "1", true)
+	if two, _ := digest("Update", "", "2", true); !owns || one == two {
+		t.Error("a changed value is not seen")
+	}
+	if applied, _ := digest("Apply", "", "1", true); applied != one {
+		t.Error("how it was written counts")
 	}
 }

@@ -9,29 +9,52 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 )
 
-// SetOwner labels an object as applied by the Kustomization of that name.
-func SetOwner(u *unstructured.Unstructured, owner types.NamespacedName) {
+// OwnerLabels are the two labels by which an object names its owner of one kind.
+type OwnerLabels struct {
+	Name, Namespace string
+}
+
+// KustomizationLabels are on what a Kustomization applies.
+func KustomizationLabels() OwnerLabels {
+	return OwnerLabels{Name: api.OwnerName, Namespace: api.OwnerNamespace}
+}
+
+// HelmReleaseLabels are on what a HelmRelease applies.
+func HelmReleaseLabels() OwnerLabels {
+	return OwnerLabels{Name: api.HelmOwnerName, Namespace: api.HelmOwnerNamespace}
+}
+
+// Set labels an object as applied by the owner of that name.
+func (l OwnerLabels) Set(u *unstructured.Unstructured, owner types.NamespacedName) {
 	labels := u.GetLabels()
 	if labels == nil {
 		labels = make(map[string]string, 2)
 	}
-	labels[api.OwnerName] = owner.Name
-	labels[api.OwnerNamespace] = owner.Namespace
+	labels[l.Name] = owner.Name
+	labels[l.Namespace] = owner.Namespace
 	u.SetLabels(labels)
 }
 
-// OwnerOf returns the Kustomization that the owner labels of an object name; the zero value when they name none.
-// Labels are a claim that anyone with write access can copy: they are reason enough to leave an object alone, and never
-// reason enough to take one over.
-func OwnerOf(u *unstructured.Unstructured) types.NamespacedName {
+// Of returns the owner that the labels of an object name; the zero value when they name none. Labels are a claim that
+// anyone with write access can copy: they are reason enough to leave an object alone, and never reason enough to take one
+// over.
+func (l OwnerLabels) Of(u *unstructured.Unstructured) types.NamespacedName {
 	labels := metadata(u, "labels")
-	name, _ := labels[api.OwnerName].(string)
-	namespace, _ := labels[api.OwnerNamespace].(string)
+	name, _ := labels[l.Name].(string)
+	namespace, _ := labels[l.Namespace].(string)
 	if name == "" || namespace == "" {
 		return types.NamespacedName{}
 	}
 	return types.NamespacedName{Namespace: namespace, Name: name}
 }
+
+// SetOwner labels an object as applied by the Kustomization of that name.
+func SetOwner(u *unstructured.Unstructured, owner types.NamespacedName) {
+	KustomizationLabels().Set(u, owner)
+}
+
+// OwnerOf returns the Kustomization that the owner labels of an object name, as OwnerLabels.Of does.
+func OwnerOf(u *unstructured.Unstructured) types.NamespacedName { return KustomizationLabels().Of(u) }
 
 // Marked says whether the object carries key with the given value as a label or annotation. Case does not count.
 func Marked(u *unstructured.Unstructured, key, value string) bool {

@@ -49,3 +49,16 @@ func TestMarked(t *testing.T) {
 		}
 	}
 }
+
+// What one kind of owner has labelled is not another's.
+func TestOwnerLabelsOfKinds(t *testing.T) {
+	u := parse(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}`)
+	release := types.NamespacedName{Namespace: "apps", Name: "web"}
+	HelmReleaseLabels().Set(u, release)
+	if got := HelmReleaseLabels().Of(u); got != release {
+		t.Errorf("owner = %v, want %v", got, release)
+	}
+	if got := OwnerOf(u); got != (types.NamespacedName{}) {
+		t.Errorf("it belongs to the Kustomization %v", got)
+	}
+}
