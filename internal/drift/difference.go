@@ -13,6 +13,8 @@ import (
 
 	"github.com/fluxcd/pkg/ssa/normalize"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/cleat-dev/cleat/internal/object"
 )
 
 // What is kept of the differences of one object is bounded.
@@ -51,6 +53,9 @@ func orNothing(value string) string {
 // Of the metadata only labels and annotations count, and nothing of the status. There are at most maxDifferences, sorted by
 // path, and how many were left out.
 func Differences(declared, live *unstructured.Unstructured, policy Policy) (differences []Difference, omitted int) {
+	if alike(declared, live) {
+		return nil, 0 // Most are, and to find that out costs no copy.
+	}
 	w := &walk{managers: managersOf(live), applied: policy.Manager}
 	for _, m := range append(managersOf(declared), w.managers...) {
 		w.shapes = append(w.shapes, m.fields)
@@ -63,6 +68,25 @@ func Differences(declared, live *unstructured.Unstructured, policy Policy) (diff
 		return w.found[:maxDifferences], extra
 	}
 	return w.found, 0
+}
+
+// alike says whether two objects are the same in all that counts, as they stand.
+func alike(a, b *unstructured.Unstructured) bool {
+	for _, field := range []string{"labels", "annotations"} {
+		x, _, _ := unstructured.NestedFieldNoCopy(a.Object, "metadata", field)
+		y, _, _ := unstructured.NestedFieldNoCopy(b.Object, "metadata", field)
+		if !equal(x, y) {
+			return false
+		}
+	}
+	for _, pair := range [][2]map[string]any{{a.Object, b.Object}, {b.Object, a.Object}} {
+		for key, value := range pair[0] {
+			if key != "metadata" && key != "status" && !equal(value, pair[1][key]) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // comparable returns a copy of what counts of an object.
@@ -124,7 +148,7 @@ func without(value any, path []string) any {
 // walk goes through two values side by side.
 type walk struct {
 	managers []manager
-	applied  string
+	applied  object.Manager
 	shapes   []node // of all managers: they tell by which keys the items of a list are told apart
 	found    []Difference
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/ssa/jsondiff"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -75,28 +76,14 @@ type Verdict struct {
 // Drifted says whether the object is not as it was left in a way that is worth telling.
 func (v Verdict) Drifted() bool { return v.Reason == Missing || v.Reason == Changed }
 
-// Claim is how objects name their owner: by two labels under a group.
-type Claim struct {
-	Group string
-	Owner types.NamespacedName
-}
-
-// of returns the owner that a live object names; the zero value when it names none.
-func (c Claim) of(live *unstructured.Unstructured) types.NamespacedName {
-	return types.NamespacedName{Namespace: label(live, c.Group+"/namespace"), Name: label(live, c.Group+"/name")}
-}
-
-func label(u *unstructured.Unstructured, key string) string {
-	value, _, _ := unstructured.NestedString(u.Object, "metadata", "labels", key)
-	return value
-}
-
 // Policy is all that Judge goes by beside the object itself.
 type Policy struct {
-	Mode  Mode
-	Claim Claim
+	Mode Mode
+	// Owner is who applied the object, and Labels are how the object says so.
+	Owner  types.NamespacedName
+	Labels object.OwnerLabels
 	// Manager is the field manager of what was applied.
-	Manager string
+	Manager object.Manager
 	// Held says why nothing may be done for the owner at all: Suspended, Deleting or Outdated. It is empty when it may.
 	Held Reason
 	// Mark is what in Git says to leave the object alone, as people know it: `kustomize.toolkit.fluxcd.io/reconcile=disabled`.
@@ -171,12 +158,12 @@ func heldBack(p Policy) (Verdict, bool) {
 
 // leftAlone says whether a live object is not to be touched, however it differs.
 func leftAlone(live *unstructured.Unstructured, p Policy) (Verdict, bool) {
-	owner := p.Claim.of(live)
+	owner := p.Labels.Of(live)
 	nobody := types.NamespacedName{}
 	switch mark := MarkOf(live); {
 	case live.GetDeletionTimestamp() != nil:
 		return Verdict{Op: Leave, Reason: Terminating, Detail: awaiting(live)}, true
-	case owner != p.Claim.Owner && owner != nobody:
+	case owner != p.Owner && owner != nobody:
 		return Verdict{Op: Leave, Reason: Foreign, Detail: fmt.Sprintf("it belongs to %s now", owner)}, true
 	case owner == nobody && p.other(live) != nobody:
 		return Verdict{Op: Leave, Reason: Foreign, Detail: fmt.Sprintf("it belongs to %s now", p.other(live))}, true
@@ -190,11 +177,10 @@ func leftAlone(live *unstructured.Unstructured, p Policy) (Verdict, bool) {
 
 // other returns the owner that a live object names of the kind that the policy is not about.
 func (p Policy) other(live *unstructured.Unstructured) types.NamespacedName {
-	group := api.HelmOwnerGroup
-	if p.Claim.Group == group {
-		group = api.OwnerGroup
+	if labels := object.HelmReleaseLabels(); p.Labels != labels {
+		return labels.Of(live)
 	}
-	return Claim{Group: group}.of(live)
+	return object.KustomizationLabels().Of(live)
 }
 
 // MarkOf returns the label or annotation by which an object asks to be left alone; empty when it does not.
@@ -226,6 +212,20 @@ func (p Policy) keepsTraces(declared, live *unstructured.Unstructured) bool {
 // traced says whether a live object has entries of managers whose fields an apply takes away.
 func traced(live *unstructured.Unstructured, overridden func(manager, operation string) bool) bool {
 	return slices.ContainsFunc(managersOf(live), func(m manager) bool { return m.Subresource == "" && overridden(m.Manager, m.Operation) })
+}
+
+// For is the policy for one object as it is declared; rules are the fields that others may change of whichever objects.
+func (p Policy) For(declared *unstructured.Unstructured, rules jsondiff.CompiledIgnoreRules) Policy {
+	// A value that cannot be understood was refused before it was applied.
+	p.Mode, _ = ParseMode(declared.GetAnnotations(), p.Mode)
+	p.Mark = MarkOf(declared)
+	p.IfNotPresent = object.Marked(declared, api.SSAAnnotation, kustomizev1.IfNotPresentValue)
+	for selector, paths := range rules {
+		if selector.MatchUnstructured(declared) {
+			p.Ignored = append(slices.Clip(p.Ignored), paths...)
+		}
+	}
+	return p
 }
 
 // Summary is one line of what the verdict found, the same for the same: for events and conditions.

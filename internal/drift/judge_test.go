@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
+
+	"github.com/cleat-dev/cleat/internal/object"
 )
 
 var shop = types.NamespacedName{Namespace: "demo", Name: "shop"}
@@ -40,7 +42,7 @@ func kubectls(manager, _ string) bool { return strings.HasPrefix(manager, "kubec
 
 func policy() Policy {
 	return Policy{
-		Mode: Correct, Claim: Claim{Group: "kustomize.toolkit.fluxcd.io", Owner: shop}, Manager: "kustomize-controller",
+		Mode: Correct, Owner: shop, Labels: object.KustomizationLabels(), Manager: object.Manager{Name: "kustomize-controller"},
 		Overridden: kubectls, Hide: NewHider(),
 	}
 }

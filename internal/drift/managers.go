@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/cleat-dev/cleat/internal/object"
 )
 
 // Author is who has written a field, as managedFields have it.
@@ -115,10 +117,10 @@ func owns(n node, path []step) bool {
 }
 
 // authorsOf returns who owns a path, but for who applied it by that name, newest first.
-func authorsOf(managers []manager, applied string, path []step) []Author {
+func authorsOf(managers []manager, applied object.Manager, path []step) []Author {
 	var authors []Author
 	for _, m := range managers {
-		if m.Manager == applied && m.Operation == "Apply" {
+		if m.Manager == applied.Name && m.Subresource == "" && (m.Operation == "Apply" || applied.Updates) {
 			continue // That is us: it was ours, and it is to be ours again.
 		}
 		if owns(m.fields, path) {

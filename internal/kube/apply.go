@@ -61,6 +61,13 @@ type ApplyOptions struct {
 	CustomStageKinds map[schema.GroupKind]struct{}
 	// MigrateAPIVersion rewrites managedFields to the version that is applied (feature gate MigrateAPIVersion).
 	MigrateAPIVersion bool
+	// Spare says of which objects nothing is put right as long as nothing else is wanted of them than before. Nil: of none.
+	Spare func(*unstructured.Unstructured) bool
+	// Resumed says that nothing else is wanted of any object than before, of which the Applier may not know: it was another process.
+	Resumed bool
+	// Tried is told what each dry-run would change of an object of which nothing else is wanted than before: the live object, nil
+	// when there is none, and what the API server would make of it. It may keep neither, and is called by several goroutines.
+	Tried func(live, merged *unstructured.Unstructured)
 }
 
 // Apply brings objects, which carry their owner's labels, into the cluster in Flux's stages: definitions, classes, the
@@ -128,6 +135,13 @@ func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Uns
 	if r.opts.WaitTimeout == 0 {
 		r.opts.WaitTimeout = time.Minute
 	}
+	if opts.Tried != nil {
+		r.recorder.tried = func(live, merged *unstructured.Unstructured) {
+			if r.asBefore(object.RefOf(merged).Key()) {
+				opts.Tried(live, merged)
+			}
+		}
+	}
 	r.manager = ssa.NewResourceManager(r.recorder, nil, ssa.Owner{Field: a.options.Owner.Manager.Name})
 	r.manager.SetConcurrency(a.options.Concurrency)
 
@@ -176,15 +190,23 @@ func stages(objects []*unstructured.Unstructured, custom map[schema.GroupKind]st
 
 // apply applies one stage.
 func (r *run) apply(ctx context.Context, objects []*unstructured.Unstructured) error {
-	var left []*unstructured.Unstructured
+	var left, spared []*unstructured.Unstructured
 	var changes []Change
 	for _, u := range objects {
-		if r.isAsLeft(u) {
+		switch {
+		case r.isAsLeft(u):
 			changes = append(changes, Change{Ref: object.RefOf(u), Action: Unchanged})
-			continue
+		case r.spares(u):
+			spared = append(spared, u)
+		default:
+			left = append(left, u)
 		}
-		left = append(left, u)
 	}
+	kept, err := r.spare(ctx, spared)
+	if err != nil {
+		return err
+	}
+	changes = append(changes, kept...)
 	for {
 		applied, err := r.applyAll(ctx, left)
 		if err == nil {
