@@ -90,6 +90,8 @@ type Policy struct {
 	Mark string
 	// IfNotPresent: an annotation in Git says that the object is only ever created.
 	IfNotPresent bool
+	// Force: it may be made anew when it cannot be changed.
+	Force bool
 	// Ignored are the JSON pointers of fields that others may change.
 	Ignored []string
 	// Overridden says whose fields an apply takes away; nil for nobody's.
@@ -143,6 +145,9 @@ func (p Policy) act(v Verdict) Verdict {
 	return v
 }
 
+// inGit says where a mark is.
+const inGit = " in Git"
+
 // heldBack says whether the object is left alone whatever it is like.
 func heldBack(p Policy) (Verdict, bool) {
 	switch {
@@ -151,7 +156,7 @@ func heldBack(p Policy) (Verdict, bool) {
 	case p.Mode == Off:
 		return Verdict{Op: Leave, Reason: TurnedOff}, true
 	case p.Mark != "":
-		return Verdict{Op: Leave, Reason: Marked, Detail: p.Mark + " in Git"}, true
+		return Verdict{Op: Leave, Reason: Marked, Detail: p.Mark + inGit}, true
 	}
 	return Verdict{}, false
 }
@@ -219,6 +224,7 @@ func (p Policy) For(declared *unstructured.Unstructured, rules jsondiff.Compiled
 	// A value that cannot be understood was refused before it was applied.
 	p.Mode, _ = ParseMode(declared.GetAnnotations(), p.Mode)
 	p.Mark = MarkOf(declared)
+	p.Force = object.Marked(declared, api.ForceAnnotation, api.Enabled)
 	p.IfNotPresent = object.Marked(declared, api.SSAAnnotation, kustomizev1.IfNotPresentValue)
 	for selector, paths := range rules {
 		if selector.MatchUnstructured(declared) {

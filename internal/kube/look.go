@@ -30,7 +30,7 @@ const (
 	StandsTerminating Standing = "terminating"
 	// StandsUnseen: nobody can see it now. It means nothing about the object.
 	StandsUnseen Standing = "unseen"
-	// StandsUntold: it is not known how it was left, because it was never applied or is not to be.
+	// StandsUntold: it is there, and it is not known how it was left: it was there already, or is not to be changed.
 	StandsUntold Standing = "untold"
 )
 
@@ -43,7 +43,7 @@ func (a *Applier) Standing(owner types.NamespacedName, ref object.Ref) Standing 
 	switch {
 	case !state.Synced:
 		return StandsUnseen
-	case !applied:
+	case !applied && state.Found:
 		return StandsUntold
 	case state.Found && is.Health.Status == health.Terminating:
 		return StandsTerminating
