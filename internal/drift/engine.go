@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +24,8 @@ const (
 	correctionTimeout = 20 * time.Second
 	// DefaultBudget is how many bytes of packed objects are kept in memory, of all owners together.
 	DefaultBudget = 64 << 20
+	// flushTimeout bounds what is told when all ends.
+	flushTimeout = 3 * time.Second
 	// workers is how many objects are looked at at a time: one that is slow to answer delays few others.
 	workers = 8
 )
@@ -100,7 +104,25 @@ func (e *Engine) Start(ctx context.Context) error {
 	<-ctx.Done()
 	e.queue.ShutDown()
 	group.Wait()
+	e.flush(context.WithoutCancel(ctx))
 	return nil
+}
+
+// flush tells what is still to be told when all ends.
+func (e *Engine) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	e.mu.Lock()
+	subjects := slices.Collect(maps.Values(e.subjects))
+	e.mu.Unlock()
+	for _, s := range subjects {
+		s.mu.Lock()
+		scheduled := s.scheduled
+		s.mu.Unlock()
+		if scheduled {
+			e.tell(ctx, s)
+		}
+	}
 }
 
 // Hider is how values are hidden, the same everywhere: only then do equal ones look equal.

@@ -75,7 +75,11 @@ func ReadRecords(kept *corev1.ConfigMap) (owner string, records []Record, err er
 	if err := json.Unmarshal([]byte(kept.Data[recordKey]), &records); err != nil {
 		return "", nil, fmt.Errorf("the record of drift cannot be read: %w", err)
 	}
-	return kept.Data[ownerKey], records, nil
+	owner = kept.Data[ownerKey]
+	if parts := strings.Split(owner, "/"); len(parts) != 3 || parts[1] != kept.Namespace {
+		return "", nil, fmt.Errorf("the record of drift is not of an owner in its namespace, but of %q", owner)
+	}
+	return owner, records, nil
 }
 
 // Save implements Keeper. The ConfigMap goes with its owner.

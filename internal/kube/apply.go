@@ -44,6 +44,9 @@ type applied struct {
 	desired object.Digest
 	uid     types.UID
 	owned   object.Digest
+	// yielded says that its replicas were left to an autoscaler. Whether that is still there is looked at by each Apply, and is
+	// no reason for one.
+	yielded bool
 }
 
 // ApplyOptions says how one owner's objects are applied.
@@ -293,7 +296,7 @@ func (r *run) isAsLeft(u *unstructured.Unstructured) bool {
 	r.mu.Lock()
 	was, ok := r.applied[r.owner][ref.Key()]
 	r.mu.Unlock()
-	return ok && was.desired == r.desired[ref.Key()] && r.isAs(was, ref)
+	return ok && !was.yielded && was.desired == r.desired[ref.Key()] && r.isAs(was, ref)
 }
 
 // isAs says whether an object is observed as it was left.
@@ -332,7 +335,7 @@ func (r *run) remember(key object.Key, c Change) {
 		delete(m, key)
 		return
 	}
-	m[key] = applied{desired: r.desired[key], uid: obs.UID, owned: obs.Owned}
+	m[key] = applied{desired: r.desired[key], uid: obs.UID, owned: obs.Owned, yielded: r.recorder.yields(key)}
 }
 
 func (a *Applier) forget(owner types.NamespacedName) {

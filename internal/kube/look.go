@@ -191,17 +191,35 @@ func (r *run) spareOne(ctx context.Context, u *unstructured.Unstructured) (Chang
 	entry, _, _, err := r.manager.Diff(ctx, u.DeepCopy(), opts)
 	switch {
 	case err != nil && isRefusal(err):
+		r.rememberSpared(ref.Key())
 		return Change{Ref: ref, Action: Unchanged}, nil // It cannot be as desired, and is not to be made so either.
 	case err != nil:
 		return Change{}, err
 	case entry.Action == ssa.SkippedAction:
 		return Change{Ref: ref, Action: Skipped}, nil
 	case entry.Action == ssa.CreatedAction:
+		r.rememberSpared(ref.Key())
 		return Change{Ref: ref, Action: Skipped}, nil // It is not there, and nobody may wait for it.
 	case entry.Action == ssa.UnchangedAction:
 		r.remember(ref.Key(), Change{Ref: ref, Action: Unchanged})
+	default:
+		r.rememberSpared(ref.Key())
 	}
 	return Change{Ref: ref, Action: Unchanged}, nil
+}
+
+// rememberSpared notes what is desired of an object that is otherwise, so that it can be told whether something else is later.
+func (r *run) rememberSpared(key object.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.applied[r.owner]
+	if m == nil {
+		m = make(memory)
+		r.applied[r.owner] = m
+	}
+	if _, ok := m[key]; !ok {
+		m[key] = applied{desired: r.desired[key]}
+	}
 }
 
 // Overridden says whose fields an Apply takes away, beside those that are desired; nil for nobody's.

@@ -36,8 +36,9 @@ type recorder struct {
 	barred map[object.Key]error
 	// untried are the objects of which the API server could make no dry-run.
 	untried map[object.Key]bool
-	// scaled are the objects whose replicas somebody else sets.
-	scaled map[object.Key]scaled
+	// scaled are the objects whose replicas somebody else sets; yielded those whose replicas were left to that.
+	scaled  map[object.Key]scaled
+	yielded map[object.Key]bool
 	// before and after are the first and the last answer about each object; before lacks those that did not exist.
 	before map[object.Key]Observation
 	after  map[object.Key]Observation
@@ -67,6 +68,7 @@ func newRecorder(c client.Client, o *Observer) *recorder {
 		barred:   make(map[object.Key]error),
 		untried:  make(map[object.Key]bool),
 		scaled:   make(map[object.Key]scaled),
+		yielded:  make(map[object.Key]bool),
 	}
 }
 

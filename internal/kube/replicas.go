@@ -48,6 +48,15 @@ func (r *recorder) leaveReplicas(ctx context.Context, u *unstructured.Unstructur
 		return // There is nothing to undo, or nobody any more who would.
 	}
 	unstructured.RemoveNestedField(u.Object, "spec", "replicas")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.yielded[object.RefOf(u).Key()] = true
+}
+
+func (r *recorder) yields(key object.Key) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.yielded[key]
 }
 
 // scaled is what an autoscaler has set.
