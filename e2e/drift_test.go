@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -275,5 +276,72 @@ func TestF19_Contested(t *testing.T) {
 	if code := agent.Run(t.Context(), []string{"drift", "-n", d.namespace, "configmap/cm-0"}, []string{"KUBECONFIG=" + cluster.Kubeconfig}, &out, io.Discard); code != 0 ||
 		!strings.Contains(out.String(), "Contested") {
 		t.Errorf("exit code %d: %s", code, &out)
+	}
+}
+
+// TestNoFalseDrift: over ten intervals and two restarts nothing is taken for drift of what charts and operators ship, although others
+// write to it: status, certificates, aggregated rules, replicas.
+func TestNoFalseDrift(t *testing.T) {
+	cluster := testenv.Shared(t)
+	d := newDrifting(t, cluster, 0, "")
+	text, err := os.ReadFile("testdata/charts.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.commit = push(t, d.repo, strings.ReplaceAll(string(text), "NS", d.namespace))
+	a := d.agent(cluster.Kubeconfig)
+	d.install("1s")
+	for ref, patch := range map[live.Ref]string{
+		{Kind: "validatingwebhookconfigurations", Name: d.namespace + "-hooks"}: `[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCi0tLS0tRU5EIENFUlRJRklDQVRFLS0tLS0K"}]`,
+		{Kind: "deployments", Namespace: d.namespace, Name: "web"}:              `[{"op":"add","path":"/metadata/annotations/somebody","value":"was here"}]`,
+		{Kind: "serviceaccounts", Namespace: d.namespace, Name: "runner"}:       `[{"op":"add","path":"/secrets","value":[{"name":"made"}]}]`,
+	} {
+		if err := cluster.JSONPatch(t.Context(), ref, patch); err != nil {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+	if err := cluster.Scale(t.Context(), live.Ref{Kind: "deployments", Namespace: d.namespace, Name: "web"}, "3"); err != nil {
+		t.Error(err)
+	}
+	rounds := func(n int) {
+		t.Helper()
+		ks := live.Ref{Kind: "ks", Namespace: d.namespace, Name: "app"}
+		total := func(obj *unstructured.Unstructured) int64 {
+			history, _, _ := unstructured.NestedSlice(obj.Object, "status", "history")
+			latest, _ := history[0].(map[string]any)
+			n, _ := latest["totalReconciliations"].(int64)
+			return n
+		}
+		from := total(d.until(ks, live.ReadyAt(d.commit)))
+		d.until(ks, func(obj *unstructured.Unstructured) bool { return total(obj) >= from+int64(n) })
+	}
+	for range 3 { // who does not remember looks at every object anew
+		rounds(4)
+		metrics, err := answerOf(t.Context(), a.Metrics())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(metrics) {
+			if strings.HasPrefix(line, "cleat_drift_detected_total") || strings.HasPrefix(line, "cleat_drift_corrected_total") {
+				t.Errorf("taken for drift: %s", line)
+			}
+		}
+		ks := d.until(live.Ref{Kind: "ks", Namespace: d.namespace, Name: "app"}, live.ReadyAt(d.commit))
+		if said := field(ks, `{.status.conditions[?(@.type=="Drifted")]}`); said != "" {
+			t.Errorf("taken for drift: %s", said)
+		}
+		if err := a.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	web, err := cluster.Get(t.Context(), live.Ref{Kind: "deployments", Namespace: d.namespace, Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := field(web, "{.spec.replicas}"); n != "3" {
+		t.Errorf("%s replicas, the autoscaler has set 3", n)
 	}
 }

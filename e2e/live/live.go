@@ -142,6 +142,16 @@ func (c *Cluster) Patch(ctx context.Context, ref Ref, merge string) error {
 	return err
 }
 
+// JSONPatch changes an object by a JSON patch (RFC 6902).
+func (c *Cluster) JSONPatch(ctx context.Context, ref Ref, patch string) error {
+	api, err := c.resource(ref)
+	if err != nil {
+		return err
+	}
+	_, err = api.Patch(ctx, ref.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{FieldManager: Manager})
+	return err
+}
+
 // Scale sets the replicas of an object through its scale subresource, as Kubernetes' own autoscaler does.
 func (c *Cluster) Scale(ctx context.Context, ref Ref, replicas string) error {
 	api, err := c.resource(ref)

@@ -59,9 +59,7 @@ func (e *Engine) worth(s *subject, next item) (ref object.Ref, wait time.Duratio
 	switch standing := s.Applier.Standing(next.owner.NamespacedName, ref); standing {
 	case kube.StandsAsLeft:
 		delete(s.observed, next.key)
-		if s.book.resolved(next.key, now) {
-			e.schedule(s)
-		} else if open { // a fight: see whether it lasts
+		if !e.resolved(s, next.key) && open { // a fight: see whether it lasts
 			return ref, max(entry.fight.ends().Sub(now), time.Second), true
 		}
 		return ref, 0, false
@@ -167,6 +165,7 @@ func (e *Engine) act(ctx context.Context, s *subject, ref object.Ref, l *kube.Lo
 // correct applies one object again.
 func (e *Engine) correct(ctx context.Context, s *subject, ref object.Ref, l *kube.Look, v Verdict, policy Policy) time.Duration {
 	e.note(s, ref, v)
+	s.try(ref, true)
 	_, err := l.Apply(ctx, func(live *unstructured.Unstructured) error {
 		if now, left := leftAlone(live, policy); left && now.Reason == Foreign {
 			return &otherOwner{owner: policy.Labels.Of(live)}
@@ -174,6 +173,10 @@ func (e *Engine) correct(ctx context.Context, s *subject, ref object.Ref, l *kub
 		return nil
 	})
 	var other *otherOwner
+	var refused *kube.RefusedError
+	if errors.As(err, &other) || errors.As(err, &refused) {
+		s.try(ref, false)
+	}
 	switch {
 	case errors.As(err, &other):
 		return e.leave(s, ref, Verdict{Op: Leave, Reason: Foreign})
@@ -184,6 +187,15 @@ func (e *Engine) correct(ctx context.Context, s *subject, ref object.Ref, l *kub
 	}
 	e.done(s, ref, v)
 	return 0
+}
+
+// try notes that an object is applied and nobody knows yet what comes of it, or that nothing has.
+func (s *subject) try(ref object.Ref, tried bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if entry := s.book.entries[ref.Key()]; entry != nil {
+		entry.tried = tried
+	}
 }
 
 // note notes that an object is not as it was left.
@@ -281,10 +293,24 @@ func (e *Engine) leave(s *subject, ref object.Ref, v Verdict) time.Duration {
 	case Suspended, Deleting, Outdated, Terminating, AsDeclared, Missing, Changed, Traces:
 		// What ends that is an event: a run of the owner, or the object moves once more.
 	}
-	if given && s.book.resolved(ref.Key(), time.Now()) {
-		e.schedule(s)
+	if given {
+		e.resolved(s, ref.Key())
 	}
 	return again
+}
+
+// resolved notes that an object is as it was left, or does not have to be any more. The caller holds the lock.
+func (e *Engine) resolved(s *subject, key object.Key) bool {
+	changed, ours := s.book.resolved(key, time.Now())
+	if ours {
+		entry := s.book.entries[key]
+		e.metrics.corrected(s.Owner, time.Since(entry.Seen))
+		s.say(entry, entry.State, false)
+	}
+	if changed {
+		e.schedule(s)
+	}
+	return changed
 }
 
 // clear notes that an object is as it should be.
@@ -292,9 +318,7 @@ func (e *Engine) clear(s *subject, ref object.Ref) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.observed, ref.Key())
-	if s.book.resolved(ref.Key(), time.Now()) {
-		e.schedule(s)
-	}
+	e.resolved(s, ref.Key())
 	return 0
 }
 

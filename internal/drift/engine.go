@@ -164,9 +164,9 @@ func (e *Engine) Keep(subject Subject, applied []*unstructured.Unstructured, als
 		e.schedule(s) // What its first run has found could not be told before.
 	}
 	for key, entry := range s.book.entries {
-		if _, ok := fresh.find(key); !ok && s.book.resolved(key, time.Now()) {
-			entry.fight = fight{}
-			e.schedule(s)
+		if _, ok := fresh.find(key); !ok && !entry.ended() {
+			entry.fight, entry.tried, entry.State = fight{}, false, Open // Nobody wants it any more.
+			e.resolved(s, key)
 		}
 	}
 }

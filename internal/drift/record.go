@@ -99,6 +99,8 @@ type entry struct {
 	Record
 	fight fight
 	bytes int
+	// tried says that it was applied and no answer came: if it is as declared next, that was us.
+	tried bool
 	// told are the events that were sent, or are about to be.
 	told map[State]bool
 }
@@ -119,7 +121,7 @@ func (b *book) seen(ref object.Ref, v Verdict, now time.Time) (e *entry, fresh b
 		e.told = map[State]bool{}
 	}
 	if fresh {
-		e.State, e.Seen, e.Ended, e.Error = Open, now, nil, ""
+		e.State, e.Seen, e.Ended, e.Error, e.tried = Open, now, nil, "", false
 		e.Times++
 	}
 	e.Reason, e.Differences, e.Omitted = v.Reason, v.Differences, v.Omitted
@@ -135,7 +137,7 @@ func (b *book) seen(ref object.Ref, v Verdict, now time.Time) (e *entry, fresh b
 func (b *book) corrected(e *entry, now time.Time) {
 	e.fight = e.fight.round(now)
 	e.Corrections++
-	e.State, e.Error, e.Ended = Corrected, "", &now
+	e.State, e.Error, e.Ended, e.tried = Corrected, "", &now, false
 	if e.fight.contested() {
 		e.State, e.Ended = Contested, nil
 	}
@@ -149,22 +151,26 @@ func (b *book) failed(e *entry, why string, now time.Time) {
 	b.resize(e)
 }
 
-// resolved notes that an object is as it was left. A fight is only over when that lasts. It says whether anything has changed.
-func (b *book) resolved(key object.Key, now time.Time) bool {
+// resolved notes that an object is as it was left. A fight is only over when that lasts. It says whether anything has changed, and
+// whether that was a correction whose answer has not come.
+func (b *book) resolved(key object.Key, now time.Time) (changed, ours bool) {
 	e := b.entries[key]
 	switch {
 	case e == nil, e.ended():
-		return false
+		return false, false
 	case e.State == Contested && !e.fight.over(now):
-		return false
+		return false, false
 	case e.State == Contested:
 		e.State = Corrected
+	case e.tried:
+		b.corrected(e, now)
+		return true, true
 	default:
 		e.State = Resolved
 	}
 	e.Error, e.Ended = "", &now
 	b.resize(e)
-	return true
+	return true, false
 }
 
 func (b *book) resize(e *entry) {
