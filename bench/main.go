@@ -20,6 +20,7 @@ import (
 
 // scenarios are what can be measured.
 var scenarios = map[string]func(context.Context, *world) error{
+	"drift":     driftOf,   // 10,000 objects, of which 200 are changed by hand
 	"monorepo":  monorepo,  // 200 Kustomizations of one repository: install, and a commit that changes one file
 	"unhealthy": unhealthy, // 128 Kustomizations, of which 11 never become healthy
 }
@@ -29,6 +30,7 @@ func main() {
 	defer stop()
 	concurrent := flag.Int("concurrent", 0, "the agent's --concurrent; 0 is its default")
 	log := flag.String("log", "", "the file for the agent's log, at level debug; none when empty")
+	objects := flag.Int("objects", 10_000, "how many objects the scenario drift looks after")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./bench [flags] %v\n", slices.Sorted(maps.Keys(scenarios)))
 		flag.PrintDefaults()
@@ -39,13 +41,13 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, scenario, *concurrent, *log); err != nil {
+	if err := run(ctx, scenario, *concurrent, *objects, *log); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, scenario func(context.Context, *world) error, concurrent int, log string) (err error) {
+func run(ctx context.Context, scenario func(context.Context, *world) error, concurrent, objects int, log string) (err error) {
 	var flags []string
 	if concurrent > 0 {
 		flags = append(flags, fmt.Sprintf("--concurrent=%d", concurrent))
@@ -53,7 +55,7 @@ func run(ctx context.Context, scenario func(context.Context, *world) error, conc
 	if log != "" {
 		flags = append(flags, "--log-level=debug")
 	}
-	w, err := newWorld(flags, log)
+	w, err := newWorld(flags, objects, log)
 	if err != nil {
 		return err
 	}

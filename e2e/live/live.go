@@ -142,6 +142,16 @@ func (c *Cluster) Patch(ctx context.Context, ref Ref, merge string) error {
 	return err
 }
 
+// PatchStatus merges a JSON document into the status of an object.
+func (c *Cluster) PatchStatus(ctx context.Context, ref Ref, merge string) error {
+	api, err := c.resource(ref)
+	if err != nil {
+		return err
+	}
+	_, err = api.Patch(ctx, ref.Name, types.MergePatchType, []byte(merge), metav1.PatchOptions{FieldManager: Manager}, "status")
+	return err
+}
+
 // JSONPatch changes an object by a JSON patch (RFC 6902).
 func (c *Cluster) JSONPatch(ctx context.Context, ref Ref, patch string) error {
 	api, err := c.resource(ref)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/cleat-dev/cleat/internal/kube"
@@ -71,7 +72,7 @@ func (e *Engine) worth(s *subject, next item) (ref object.Ref, wait time.Duratio
 		if !open {
 			return ref, 0, false // Nobody has left it in any way that it could differ from.
 		}
-	case kube.StandsOtherwise:
+	case kube.StandsOtherwise, kube.StandsGone:
 	}
 	if entry != nil {
 		wait = entry.fight.again(now).due().Sub(now)
@@ -110,14 +111,27 @@ func (e *Engine) treat(ctx context.Context, s *subject, ref object.Ref) (again t
 		return e.leave(s, ref, v)
 	}
 	if err := subject.Act(ctx); err != nil {
-		return e.failed(s, ref, nil, err)
+		return e.failed(s, ref, subject.unseen(ref, err), err)
 	}
 	l, err := subject.Applier.Look(ctx, subject.Owner.NamespacedName, desired, subject.Options)
 	if err != nil && l == nil {
-		return e.failed(s, ref, nil, object.MaskError(err, hidden))
+		return e.failed(s, ref, subject.unseen(ref, err), object.MaskError(err, hidden))
 	}
 	v := judgeLook(desired, l, err, policy)
 	return e.act(ctx, s, ref, l, v, policy, object.MaskError(err, hidden))
+}
+
+// unseen is what there is to say of an object that may not be looked at, which somebody has to do something about; nil when it
+// could not be just now.
+func (s Subject) unseen(ref object.Ref, err error) *Verdict {
+	switch {
+	case !errors.Is(err, kube.ErrIdentity) && !apierrors.IsForbidden(err):
+		return nil
+	case s.Applier.Standing(s.Owner.NamespacedName, ref) == kube.StandsGone:
+		return &Verdict{Op: Create, Reason: Missing}
+	default:
+		return &Verdict{Op: Apply, Reason: Changed}
+	}
 }
 
 // handOver leaves an object to the owner's own run, because it was not kept how it is to be. The run will find that it is not as

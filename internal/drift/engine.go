@@ -308,7 +308,7 @@ func (e *Engine) scan(s *subject, owner Owner) {
 	}
 	s.mu.Unlock()
 	for _, ref := range refs {
-		if applier.Standing(owner.NamespacedName, ref) == kube.StandsOtherwise {
+		if s := applier.Standing(owner.NamespacedName, ref); s == kube.StandsOtherwise || s == kube.StandsGone {
 			e.queue.Add(item{owner: owner, key: ref.Key(), what: lookAt})
 		}
 	}

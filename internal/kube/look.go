@@ -24,8 +24,10 @@ type Standing string
 const (
 	// StandsAsLeft: nobody has touched what was applied.
 	StandsAsLeft Standing = "as left"
-	// StandsOtherwise: what was applied was changed, or the object is another one, or gone.
+	// StandsOtherwise: what was applied was changed, or the object is another one.
 	StandsOtherwise Standing = "otherwise"
+	// StandsGone: it is not there, or carries our owner label no more.
+	StandsGone Standing = "gone"
 	// StandsTerminating: it is on its way out.
 	StandsTerminating Standing = "terminating"
 	// StandsUnseen: nobody can see it now. It means nothing about the object.
@@ -43,9 +45,11 @@ func (a *Applier) Standing(owner types.NamespacedName, ref object.Ref) Standing 
 	switch {
 	case !state.Synced:
 		return StandsUnseen
-	case !applied && state.Found:
+	case !state.Found:
+		return StandsGone
+	case !applied:
 		return StandsUntold
-	case state.Found && is.Health.Status == health.Terminating:
+	case is.Health.Status == health.Terminating:
 		return StandsTerminating
 	case a.isAs(was, ref):
 		return StandsAsLeft

@@ -133,6 +133,7 @@ func (r *recorder) Patch(ctx context.Context, obj client.Object, patch client.Pa
 		}
 		if patch.Type() == types.ApplyPatchType {
 			r.leaveReplicas(ctx, u)
+			leaveAggregated(u)
 		}
 	}
 	err := r.Client.Patch(ctx, obj, patch, opts...)

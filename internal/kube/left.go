@@ -13,6 +13,17 @@ import (
 	"github.com/cleat-dev/cleat/internal/object"
 )
 
+// leaveAggregated takes the rules out of a ClusterRole that is made of others: Kubernetes writes them, whatever is applied, and
+// charts ship an empty list.
+func leaveAggregated(u *unstructured.Unstructured) {
+	if u.GetKind() != "ClusterRole" || u.GroupVersionKind().Group != "rbac.authorization.k8s.io" {
+		return
+	}
+	if rule, _, _ := unstructured.NestedMap(u.Object, "aggregationRule"); len(rule) > 0 {
+		delete(u.Object, "rules")
+	}
+}
+
 // horizontalAutoscaler is the field manager by which Kubernetes' own autoscaler sets replicas.
 const horizontalAutoscaler = "kube-controller-manager"
 
