@@ -50,6 +50,7 @@ func newDrifting(t *testing.T, cluster *testenv.Cluster, n int, more string) *dr
 func (d *drifting) install(interval string) {
 	d.t.Helper()
 	manifests := strings.ReplaceAll(fmt.Sprintf(killObjects, d.repo.URL, d.namespace), "interval: 1h, retryInterval", "interval: "+interval+", retryInterval")
+	manifests = strings.ReplaceAll(manifests, "wait: true, ", "") // some of it never becomes healthy here
 	if _, err := d.cluster.Apply(d.t.Context(), []byte(manifests), d.namespace); err != nil {
 		d.t.Fatal(err)
 	}

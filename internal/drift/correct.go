@@ -261,8 +261,7 @@ func (e *Engine) report(s *subject, ref object.Ref, v Verdict) time.Duration {
 	if entry == nil {
 		return 0
 	}
-	// What is rewritten again and again is looked at less and less often; nobody contests what nobody puts right.
-	entry.fight = fight{rounds: min(entry.fight.rounds+1, contestedAfter-1), last: time.Now()}
+	entry.fight = entry.fight.tried(time.Now()) // What is rewritten again and again is looked at less and less often.
 	return 0
 }
 

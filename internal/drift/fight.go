@@ -14,10 +14,11 @@ const (
 	leastQuiet = 30 * time.Second
 )
 
-// fight is how often in a row an object had to be put right.
+// fight is how often in a row somebody was at an object: to put it right, or in vain.
 type fight struct {
-	rounds int
-	last   time.Time // of the last round
+	rounds      int
+	corrections int       // of the rounds
+	last        time.Time // of the last round
 }
 
 // pause is how long after the last round the next may be.
@@ -39,7 +40,7 @@ func (f fight) pause() time.Duration {
 func (f fight) due() time.Time { return f.last.Add(f.pause()) }
 
 // contested says whether somebody undoes each correction.
-func (f fight) contested() bool { return f.rounds >= contestedAfter }
+func (f fight) contested() bool { return f.corrections >= contestedAfter }
 
 // over says whether the object has stayed as it was left for long enough.
 func (f fight) over(now time.Time) bool { return f.rounds > 0 && now.After(f.ends()) }
@@ -55,5 +56,14 @@ func (f fight) again(now time.Time) fight {
 	return f
 }
 
-// round is the fight after one more round.
-func (f fight) round(now time.Time) fight { return fight{rounds: f.again(now).rounds + 1, last: now} }
+// corrected is the fight after a round that has put the object right.
+func (f fight) corrected(now time.Time) fight {
+	f = f.again(now)
+	return fight{rounds: f.rounds + 1, corrections: f.corrections + 1, last: now}
+}
+
+// tried is the fight after a round that has not.
+func (f fight) tried(now time.Time) fight {
+	f = f.again(now)
+	return fight{rounds: f.rounds + 1, corrections: f.corrections, last: now}
+}

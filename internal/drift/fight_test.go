@@ -19,7 +19,7 @@ func TestF19_Fight(t *testing.T) {
 			now = due
 			continue
 		}
-		f = f.round(now)
+		f = f.corrected(now)
 		at = append(at, now.Sub(start))
 		now = now.Add(time.Millisecond)
 	}
@@ -37,7 +37,7 @@ func TestFightIsOver(t *testing.T) {
 	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
 	var f fight
 	for range contestedAfter {
-		f = f.round(now)
+		f = f.corrected(now)
 	}
 	if f.over(now.Add(longestPause)) || !f.contested() {
 		t.Error("a fight is over before the other side has had its turn")
@@ -46,7 +46,20 @@ func TestFightIsOver(t *testing.T) {
 	if !f.over(later) || f.again(later) != (fight{}) || f.again(later).due().After(later) {
 		t.Errorf("%+v goes on at %s", f, later)
 	}
-	if once := (fight{}).round(now); once.over(now.Add(leastQuiet)) || !once.over(now.Add(leastQuiet+1)) {
+	if once := (fight{}).corrected(now); once.over(now.Add(leastQuiet)) || !once.over(now.Add(leastQuiet+1)) {
 		t.Error("one correction is over at another time")
+	}
+}
+
+// Nobody contests what cannot be put right; it is tried less and less often all the same.
+func TestFightInVain(t *testing.T) {
+	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	var f fight
+	for range 10 {
+		f = f.tried(now)
+		now = f.due()
+	}
+	if f.contested() || f.pause() != longestPause {
+		t.Errorf("%+v: contested %t, next after %s", f, f.contested(), f.pause())
 	}
 }

@@ -135,7 +135,7 @@ func (b *book) seen(ref object.Ref, v Verdict, now time.Time) (e *entry, fresh b
 
 // corrected notes that an object was put right.
 func (b *book) corrected(e *entry, now time.Time) {
-	e.fight = e.fight.round(now)
+	e.fight = e.fight.corrected(now)
 	e.Corrections++
 	e.State, e.Error, e.Ended, e.tried = Corrected, "", &now, false
 	if e.fight.contested() {
@@ -146,7 +146,7 @@ func (b *book) corrected(e *entry, now time.Time) {
 
 // failed notes that an object could not be put right.
 func (b *book) failed(e *entry, why string, now time.Time) {
-	e.fight = e.fight.round(now)
+	e.fight = e.fight.tried(now)
 	e.Error = why
 	b.resize(e)
 }
