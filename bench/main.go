@@ -24,6 +24,7 @@ var scenarios = map[string]func(context.Context, *world) error{
 	"helm-ref":  ociRepository,  // the same by one OCIRepository
 	"monorepo":  monorepo,       // 200 Kustomizations of one repository: install, and a commit that changes one file
 	"unhealthy": unhealthy,      // 128 Kustomizations, of which 11 never become healthy
+	"drift":     driftOf,        // 10,000 objects, of which 200 are changed by hand
 }
 
 func main() {
@@ -33,6 +34,7 @@ func main() {
 	log := flag.String("log", "", "the file for the agent's log, at level debug; none when empty")
 	count := flag.Int("n", 100, "how many HelmReleases the scenarios of Helm have")
 	crds := flag.Int("crds", 0, "how many CRDs there are that nobody uses")
+	objects := flag.Int("objects", 10_000, "how many objects the scenario drift looks after")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./bench [flags] %v\n", slices.Sorted(maps.Keys(scenarios)))
 		flag.PrintDefaults()
@@ -43,7 +45,7 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(ctx, scenario, options{*concurrent, *count, *crds, *log}); err != nil {
+	if err := run(ctx, scenario, options{*concurrent, *count, *crds, *objects, *log}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -51,8 +53,8 @@ func main() {
 
 // options are the flags.
 type options struct {
-	concurrent, count, crds int
-	log                     string
+	concurrent, count, crds, objects int
+	log                              string
 }
 
 func run(ctx context.Context, scenario func(context.Context, *world) error, o options) (err error) {
@@ -63,7 +65,7 @@ func run(ctx context.Context, scenario func(context.Context, *world) error, o op
 	if o.log != "" {
 		flags = append(flags, "--log-level=debug")
 	}
-	w, err := newWorld(flags, o.log)
+	w, err := newWorld(flags, o.objects, o.log)
 	if err != nil {
 		return err
 	}

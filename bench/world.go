@@ -27,7 +27,10 @@ const (
 type world struct {
 	root, dir string
 	flags     []string
+	objects   int            // of the scenario drift
 	log       string         // file of the agent's log
+	audit     string         // the API server's audit log
+	metrics   string         // the URL of the agent's metrics
 	running   []func() error // stopped in reverse
 	count     int            // of HelmReleases
 	crds      int            // that nobody uses
@@ -37,7 +40,7 @@ type world struct {
 	agent   *proc.Process
 }
 
-func newWorld(flags []string, log string) (*world, error) {
+func newWorld(flags []string, objects int, log string) (*world, error) {
 	root, err := proc.Root()
 	if err != nil {
 		return nil, err
@@ -49,7 +52,7 @@ func newWorld(flags []string, log string) (*world, error) {
 	if log == "" {
 		log = filepath.Join(dir, "cleat.log")
 	}
-	w := &world{root: root, dir: dir, flags: flags, log: log}
+	w := &world{root: root, dir: dir, flags: flags, objects: objects, log: log, audit: filepath.Join(dir, "cluster", "audit.log")}
 	w.running = append(w.running, func() error { return os.RemoveAll(dir) })
 	return w, nil
 }
@@ -77,7 +80,7 @@ func (w *world) startCluster(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if _, err := w.run(ctx, filepath.Join(w.dir, "cluster.log"), func(log io.Writer) proc.Program {
-		return proc.ControlPlane(filepath.Join(w.root, "bin", "devcluster"), filepath.Join(w.dir, "cluster"), log)
+		return proc.ControlPlane(filepath.Join(w.root, "bin", "devcluster"), filepath.Join(w.dir, "cluster"), log, "--audit")
 	}); err != nil {
 		return fmt.Errorf("%w (make build cluster makes what this needs)", err)
 	}
@@ -111,6 +114,7 @@ func (w *world) startAgent(ctx context.Context) error {
 	if err := errors.Join(os.Mkdir(config.Storage, 0o755), config.FreeAddresses()); err != nil {
 		return err
 	}
+	w.metrics = "http://" + config.MetricsAddr + "/metrics"
 	w.agent, err = w.run(ctx, w.log, func(log io.Writer) proc.Program {
 		return proc.Agent(filepath.Join(w.root, "bin", "cleat"), config, nil, log)
 	})

@@ -22,15 +22,17 @@ import (
 
 	"github.com/cleat-dev/cleat/e2e/live"
 	"github.com/cleat-dev/cleat/e2e/testenv"
+	"github.com/cleat-dev/cleat/internal/agent"
 )
 
-// commands are what a script can do beside what testscript brings. Except for kubectl, helm and apply none can be negated.
+// commands are what a script can do beside what testscript brings. Except for kubectl, helm, apply and cleat none can be negated.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"agent":      cmdAgent,
 	"apply":      cmdApply,
 	"artifact":   positive(cmdArtifact),
 	"asked":      positive(cmdAsked),
 	"chart":      positive(cmdChart),
+	"cleat":      cmdCleat,
 	"helm":       cmdHelm,
 	"image":      positive(cmdImage),
 	"kubectl":    cmdKubectl,
@@ -41,6 +43,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"push":       positive(cmdPush),
 	"refused":    positive(cmdRefused),
 	"rewind":     positive(cmdRewind),
+	"scale":      positive(cmdScale),
 	"timer":      positive(cmdTimer),
 	"untold":     positive(cmdUntold),
 	"await":      positive(cmdAwait),
@@ -135,6 +138,16 @@ func cmdAsked(ts *testscript.TestScript, args []string) {
 		ts.Fatalf("usage: asked")
 	}
 	printLines(ts, append(of(ts).git.Asked(), of(ts).sources.Asked()...))
+}
+
+// cleat ARG...: runs a command of the agent's binary.
+func cmdCleat(ts *testscript.TestScript, neg bool, args []string) {
+	ctx, cancel := bounded()
+	defer cancel()
+	code := agent.Run(ctx, args, []string{"KUBECONFIG=" + ts.Getenv("KUBECONFIG")}, ts.Stdout(), ts.Stderr())
+	if (code != 0) != neg {
+		ts.Fatalf("cleat %s: exit code %d", strings.Join(args, " "), code)
+	}
 }
 
 // image REPOSITORY:TAG DIR: pushes the files of DIR to the OCI registry.
@@ -293,6 +306,17 @@ func cmdRewind(ts *testscript.TestScript, args []string) {
 		ts.Fatalf("usage: rewind REPO")
 	}
 	ts.Check(of(ts).repos[args[0]].Rewind())
+}
+
+// scale KIND/NAME REPLICAS: sets the replicas as Kubernetes' own autoscaler does.
+func cmdScale(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) != 2 {
+		ts.Fatalf("usage: scale KIND/NAME REPLICAS")
+	}
+	ctx, cancel := bounded()
+	defer cancel()
+	ts.Check(s.cluster.Scale(ctx, s.ref(ts, args[0]), args[1]))
 }
 
 // timer start | timer max DURATION TEXT: measures from start to now, prints it, and fails when it took longer.

@@ -158,6 +158,37 @@ func (c *Cluster) Patch(ctx context.Context, ref Ref, merge string) error {
 	return err
 }
 
+// PatchStatus merges a JSON document into the status of an object.
+func (c *Cluster) PatchStatus(ctx context.Context, ref Ref, merge string) error {
+	api, err := c.resource(ref)
+	if err != nil {
+		return err
+	}
+	_, err = api.Patch(ctx, ref.Name, types.MergePatchType, []byte(merge), metav1.PatchOptions{FieldManager: Manager}, "status")
+	return err
+}
+
+// JSONPatch changes an object by a JSON patch (RFC 6902).
+func (c *Cluster) JSONPatch(ctx context.Context, ref Ref, patch string) error {
+	api, err := c.resource(ref)
+	if err != nil {
+		return err
+	}
+	_, err = api.Patch(ctx, ref.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{FieldManager: Manager})
+	return err
+}
+
+// Scale sets the replicas of an object through its scale subresource, as Kubernetes' own autoscaler does.
+func (c *Cluster) Scale(ctx context.Context, ref Ref, replicas string) error {
+	api, err := c.resource(ref)
+	if err != nil {
+		return err
+	}
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%s}}`, replicas)
+	_, err = api.Patch(ctx, ref.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "kube-controller-manager"}, "scale")
+	return err
+}
+
 // Poke asks for a reconciliation as `flux reconcile` does. The object's status repeats token once it was handled.
 func (c *Cluster) Poke(ctx context.Context, ref Ref, token string) error {
 	return c.Patch(ctx, ref, fmt.Sprintf(`{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, token))

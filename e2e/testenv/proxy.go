@@ -32,8 +32,10 @@ type Proxy struct {
 	Kubeconfig string
 
 	upstream *httputil.ReverseProxy
+	server   *httptest.Server
 
 	mu       sync.Mutex
+	down     bool
 	writes   []string
 	inFlight int        // writes that are on their way to the API server
 	landed   *sync.Cond // a write has come back
@@ -65,6 +67,7 @@ func NewProxy(t testing.TB, cluster *Cluster) *Proxy {
 	}}
 	p.landed = sync.NewCond(&p.mu)
 	server := httptest.NewServer(p)
+	p.server = server
 	t.Cleanup(func() {
 		server.CloseClientConnections()
 		server.Close()
@@ -83,6 +86,17 @@ contexts: [{name: proxy, context: {cluster: proxy, user: nobody}}]
 clusters: [{name: proxy, cluster: {server: %q}}]
 users: [{name: nobody, user: {}}]
 `
+
+// Cut has every request fail from now on, and cuts those under way and the watches, as when the API server is gone; or ends
+// that.
+func (p *Proxy) Cut(down bool) {
+	p.mu.Lock()
+	p.down = down
+	p.mu.Unlock()
+	if down {
+		p.server.CloseClientConnections()
+	}
+}
 
 // Arm begins to count anew and calls kill at the nth write. The channel is closed after that; every later request of
 // the agent is refused until Disarm.
@@ -121,6 +135,9 @@ func (p *Proxy) Disarm() (writes []string, killed bool) {
 }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.isDown() {
+		panic(http.ErrAbortHandler)
+	}
 	if !isWrite(r) {
 		if p.dead() {
 			panic(http.ErrAbortHandler)
@@ -149,6 +166,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.kill()
 	close(p.tripped)
 	panic(http.ErrAbortHandler) // No answer.
+}
+
+func (p *Proxy) isDown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down
 }
 
 // dead reports whether the agent has met its last write.

@@ -22,7 +22,7 @@ func Run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(environment(env), stderr), sourceCommand(), versionCommand())
+	root.AddCommand(runCommand(environment(env), stderr), sourceCommand(), driftCommand(environment(env)), versionCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(stdout)

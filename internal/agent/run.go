@@ -30,6 +30,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/decrypt"
+	"github.com/cleat-dev/cleat/internal/drift"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
@@ -94,7 +95,11 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	}
 	clusters := flags.clusters(cluster, kube.Kustomizations(), edge.Client, log)
 	defer clusters.Close()
-	if err := setupSync(ctx, mgr, edge, store, clusters, kinds, refetch.wake, flags, log); err != nil {
+	engine, err := newDrift(mgr, edge, registry, log)
+	if err != nil {
+		return err
+	}
+	if err := setupSync(ctx, mgr, edge, store, clusters, engine, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	forReleases := cluster.For(kube.HelmReleases())
@@ -138,14 +143,14 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, kinds []schema.Grou
 }
 
 // setupSync starts what reconciles Kustomizations. refetch wakes a source whose snapshot is not in the store.
-func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, clusters *kube.Clusters,
+func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, clusters *kube.Clusters, engine *drift.Engine,
 	kinds []schema.GroupVersionKind, refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
 	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
 	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
 	r := appsync.New(appsync.Reconciler{
 		Reader: edge.Reader, Live: edge.Client, Pages: edge.Client, Snapshots: store, Clusters: clusters,
 		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
-		Lost: refetch,
+		Lost: refetch, Drift: engine,
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",
 			NoCrossNamespaceRefs: flags.NoCrossNamespace, RemoteBases: !flags.NoRemoteBases, StrictSubstitution: flags.gates[strictSubstitution],
@@ -157,9 +162,30 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store
 		},
 	}, edge.Client)
 	clusters.Subscribe(r.ObservationChanged)
+	clusters.SubscribeObjects(func(moved kube.Moved) { engine.Moved(api.KustomizationKind.Kind, moved) })
 	store.Subscribe(r.SnapshotAdded)
 	do := reconcile.NewController(r.Kind(), edge, api.SyncStatusManager, recorder, log)
 	return r.Setup(ctx, mgr, kinds, do, controller.Options{MaxConcurrentReconciles: flags.Concurrent})
+}
+
+// newDrift returns what looks after what was applied. It works for as long as the controllers do.
+func newDrift(mgr ctrl.Manager, edge reconcile.Edge, registry *prometheus.Registry, log *slog.Logger) (*drift.Engine, error) {
+	kinds := map[string]schema.GroupVersionKind{}
+	for _, kind := range []schema.GroupVersionKind{api.KustomizationKind, api.HelmReleaseKind} {
+		kinds[kind.Kind] = kind
+	}
+	engine := drift.NewEngine(drift.Options{Registry: registry, Log: log, Keeper: drift.ConfigMaps{
+		Client: edge.Client, Kinds: kinds,
+		UID: func(ctx context.Context, owner drift.Owner) (types.UID, error) {
+			undecoded := api.Undecoded(kinds[owner.Kind])
+			err := edge.Reader.Get(ctx, owner.NamespacedName, undecoded)
+			return undecoded.GetUID(), err
+		},
+	}})
+	if err := mgr.Add(engine); err != nil {
+		return nil, fmt.Errorf("adding the drift engine: %w", err)
+	}
+	return engine, nil
 }
 
 // serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails.

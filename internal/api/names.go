@@ -53,6 +53,14 @@ const (
 	// ApplyBestEffort.
 	ApplyAnnotation = "cleat.dev/apply"
 
+	// DriftAnnotation on a Kustomization, or in Git on one object, says what becomes of an object that is not as it was left:
+	// correct, warn or off.
+	DriftAnnotation = "cleat.dev/drift"
+	// ReplicasAnnotation on an object in Git, set to ReplicasDeclared, has its replicas applied although an autoscaler sets them.
+	ReplicasAnnotation = "cleat.dev/replicas"
+	// ReplicasDeclared: the number of replicas is what Git says.
+	ReplicasDeclared = "declared"
+
 	// ApplyAll applies nothing of a stage of which the API server refuses an object. It is the default, and Flux's way.
 	ApplyAll = "all-or-nothing"
 	// ApplyBestEffort applies what can be, and prunes nothing while something cannot.
@@ -77,8 +85,21 @@ const (
 	UnsupportedReason = "UnsupportedField"
 	// InvalidAnnotationReason: an annotation of ours on this object cannot be understood; nothing was done.
 	InvalidAnnotationReason = "InvalidAnnotation"
+	// DriftDetectedReason: objects are not as they were left.
+	DriftDetectedReason = "DriftDetected"
+	// DriftCorrectedReason: objects were not as they were left, and are again.
+	DriftCorrectedReason = "DriftCorrected"
+	// NoDriftDetectedReason: objects that were not as they were left are so again, and nobody of ours did it.
+	NoDriftDetectedReason = "NoDriftDetected"
+	// DriftCorrectionFailedReason: an object that is not as it was left could not be put right.
+	DriftCorrectionFailedReason = "DriftCorrectionFailed"
+	// ContestedReason: somebody else changes an object back each time it is put right.
+	ContestedReason = "Contested"
 	// EmptyGitRepositoryReason: the repository has no commit to fetch.
 	EmptyGitRepositoryReason = "EmptyGitRepository"
 	// SourceIgnoreErrorReason: the ignore patterns cannot be used.
 	SourceIgnoreErrorReason = "SourceIgnoreError"
 )
+
+// DriftedCondition tells of objects that are not as they were left.
+const DriftedCondition = "Drifted"

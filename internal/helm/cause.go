@@ -121,9 +121,8 @@ func quotas(ctx context.Context, reader client.Reader, namespace string) (string
 	return strings.Join(allow, "\n"), nil
 }
 
-// isUnanswered says that a request got no answer, or that of an API server which cannot answer just now. What is unanswered says
-// nothing about the release. It says 500 when etcd has not answered it in time, or an admission webhook is away: an uninstall for
-// that would take away what runs (faults.md F17).
+// isUnanswered says that a request got no answer, or that of an API server which cannot answer just now: because of its own
+// trouble, or because a webhook that it has to ask is not there. What is unanswered says nothing about the release.
 func isUnanswered(err error) bool {
 	var answer apierrors.APIStatus
 	if errors.As(err, &answer) {

@@ -44,6 +44,9 @@ type applied struct {
 	desired object.Digest
 	uid     types.UID
 	owned   object.Digest
+	// yielded says that its replicas were left to an autoscaler. Whether that is still there is looked at by each Apply, and is
+	// no reason for one.
+	yielded bool
 }
 
 // ApplyOptions says how one owner's objects are applied.
@@ -63,6 +66,13 @@ type ApplyOptions struct {
 	MigrateAPIVersion bool
 	// Blocks, unless nil, is called before the first wait for definitions, which may take as long as WaitTimeout.
 	Blocks func()
+	// Spare says of which objects nothing is put right as long as nothing else is wanted of them than before. Nil: of none.
+	Spare func(*unstructured.Unstructured) bool
+	// Resumed says that nothing else is wanted of any object than before, of which the Applier may not know: it was another process.
+	Resumed bool
+	// Tried is told what each dry-run would change of an object of which nothing else is wanted than before: the live object, nil
+	// when there is none, and what the API server would make of it. It may keep neither, and is called by several goroutines.
+	Tried func(live, merged *unstructured.Unstructured)
 }
 
 // Apply brings objects, which carry their owner's labels, into the cluster in Flux's stages: definitions, classes, the
@@ -130,6 +140,13 @@ func (a *Applier) newRun(owner types.NamespacedName, objects []*unstructured.Uns
 	if r.opts.WaitTimeout == 0 {
 		r.opts.WaitTimeout = time.Minute
 	}
+	if opts.Tried != nil {
+		r.recorder.tried = func(live, merged *unstructured.Unstructured) {
+			if r.asBefore(object.RefOf(merged).Key()) {
+				opts.Tried(live, merged)
+			}
+		}
+	}
 	r.manager = ssa.NewResourceManager(r.recorder, nil, ssa.Owner{Field: a.options.Owner.Manager.Name})
 	r.manager.SetConcurrency(a.options.Concurrency)
 
@@ -178,15 +195,23 @@ func stages(objects []*unstructured.Unstructured, custom map[schema.GroupKind]st
 
 // apply applies one stage.
 func (r *run) apply(ctx context.Context, objects []*unstructured.Unstructured) error {
-	var left []*unstructured.Unstructured
+	var left, spared []*unstructured.Unstructured
 	var changes []Change
 	for _, u := range objects {
-		if r.isAsLeft(u) {
+		switch {
+		case r.isAsLeft(u):
 			changes = append(changes, Change{Ref: object.RefOf(u), Action: Unchanged})
-			continue
+		case r.spares(u):
+			spared = append(spared, u)
+		default:
+			left = append(left, u)
 		}
-		left = append(left, u)
 	}
+	kept, err := r.spare(ctx, spared)
+	if err != nil {
+		return err
+	}
+	changes = append(changes, kept...)
 	for {
 		applied, err := r.applyAll(ctx, left)
 		if err == nil {
@@ -273,7 +298,7 @@ func (r *run) isAsLeft(u *unstructured.Unstructured) bool {
 	r.mu.Lock()
 	was, ok := r.applied[r.owner][ref.Key()]
 	r.mu.Unlock()
-	return ok && was.desired == r.desired[ref.Key()] && r.isAs(was, ref)
+	return ok && !was.yielded && was.desired == r.desired[ref.Key()] && r.isAs(was, ref)
 }
 
 // isAs says whether an object is observed as it was left.
@@ -312,7 +337,7 @@ func (r *run) remember(key object.Key, c Change) {
 		delete(m, key)
 		return
 	}
-	m[key] = applied{desired: r.desired[key], uid: obs.UID, owned: obs.Owned}
+	m[key] = applied{desired: r.desired[key], uid: obs.UID, owned: obs.Owned, yielded: r.recorder.yields(key)}
 }
 
 func (a *Applier) forget(owner types.NamespacedName) {

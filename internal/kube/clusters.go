@@ -41,10 +41,11 @@ type Clusters struct {
 	options RemoteOptions
 	closing sync.WaitGroup
 
-	mu          sync.Mutex
-	remotes     map[string]*remote
-	used        map[types.NamespacedName]*remote
-	subscribers []func(types.NamespacedName)
+	mu                sync.Mutex
+	remotes           map[string]*remote
+	used              map[types.NamespacedName]*remote
+	subscribers       []func(types.NamespacedName)
+	objectSubscribers []func(Moved)
 }
 
 // remote is the cluster of a kubeConfig.
@@ -235,6 +236,9 @@ func (c *Clusters) add(owner types.NamespacedName, r *remote) *remote {
 		c.remotes[r.digest] = r
 		for _, changed := range c.subscribers {
 			r.Observer.Subscribe(changed)
+		}
+		for _, changed := range c.objectSubscribers {
+			r.Observer.SubscribeObjects(changed)
 		}
 	}
 	c.use(owner, r)

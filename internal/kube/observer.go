@@ -59,7 +59,10 @@ type Observer struct {
 	interested  map[object.Key][]types.NamespacedName
 	dirty       map[types.NamespacedName]struct{}
 	subscribers map[int]func(types.NamespacedName)
-	nextID      int
+	// moves is what objectSubscribers are to be told of each owner; see moved.go.
+	moves             map[types.NamespacedName]*moves
+	objectSubscribers map[int]func(Moved)
+	nextID            int
 	// divided are the kinds that may not be listed in all namespaces. They are watched in the namespaces of what is tracked;
 	// the watch on the whole goes on trying, so that a right that is granted later is made use of.
 	divided map[schema.GroupVersionKind]bool
@@ -85,20 +88,22 @@ type needs struct {
 func newObserver(owner Owner, client dynamic.Interface, kinds kinds, log *slog.Logger) *Observer {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &Observer{
-		owner:       owner,
-		client:      client,
-		kinds:       kinds,
-		log:         log,
-		ctx:         ctx,
-		cancel:      cancel,
-		changed:     make(chan struct{}, 1),
-		watches:     make(map[target]*watch),
-		needs:       make(map[types.NamespacedName]*needs),
-		interested:  make(map[object.Key][]types.NamespacedName),
-		dirty:       make(map[types.NamespacedName]struct{}),
-		subscribers: make(map[int]func(types.NamespacedName)),
-		moved:       make(chan struct{}),
-		divided:     make(map[schema.GroupVersionKind]bool),
+		owner:             owner,
+		client:            client,
+		kinds:             kinds,
+		log:               log,
+		ctx:               ctx,
+		cancel:            cancel,
+		changed:           make(chan struct{}, 1),
+		watches:           make(map[target]*watch),
+		needs:             make(map[types.NamespacedName]*needs),
+		interested:        make(map[object.Key][]types.NamespacedName),
+		dirty:             make(map[types.NamespacedName]struct{}),
+		subscribers:       make(map[int]func(types.NamespacedName)),
+		moves:             make(map[types.NamespacedName]*moves),
+		objectSubscribers: make(map[int]func(Moved)),
+		moved:             make(chan struct{}),
+		divided:           make(map[schema.GroupVersionKind]bool),
 	}
 	o.wg.Go(o.dispatch)
 	return o
@@ -145,7 +150,13 @@ func (o *Observer) dispatch() {
 		for _, s := range o.subscribers {
 			subscribers = append(subscribers, s)
 		}
+		moved, told := o.gathered()
 		o.mu.Unlock()
+		for _, m := range moved {
+			for _, s := range told {
+				s(m)
+			}
+		}
 		for owner := range dirty {
 			for _, s := range subscribers {
 				s(owner)
@@ -218,6 +229,7 @@ func (o *Observer) retarget(owner types.NamespacedName, n *needs) {
 	o.provide(n)
 	if len(n.targets) == 0 {
 		delete(o.dirty, owner)
+		delete(o.moves, owner)
 		if n.judge == nil { // What is judged may be declared after who judges it.
 			delete(o.needs, owner)
 			return
@@ -425,6 +437,7 @@ func (o *Observer) Counts() (watches, observations int) {
 func (o *Observer) touch(key object.Key) {
 	for _, owner := range o.interested[key] {
 		o.dirty[owner] = struct{}{}
+		o.gather(owner, &key)
 	}
 	o.wake()
 }
@@ -434,6 +447,7 @@ func (o *Observer) touchUsers(t target) {
 	for owner, n := range o.needs {
 		if _, ok := n.targets[t]; ok {
 			o.dirty[owner] = struct{}{}
+			o.gather(owner, nil)
 		}
 	}
 	o.wake()

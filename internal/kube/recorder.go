@@ -23,8 +23,22 @@ type recorder struct {
 	observer *Observer
 	// forced are the objects that ask in Git to be made anew when need be.
 	forced map[object.Key]bool
+	// guard is asked about a live object before it is written over; nil lets all pass.
+	guard func(live *unstructured.Unstructured) error
+	// tried is told of each dry-run: the live object, nil when there is none, and what the API server would make of it. It keeps
+	// neither. Nil is not told.
+	tried func(live, merged *unstructured.Unstructured)
 
 	mu sync.Mutex
+	// live are the objects that were read and are to be told to tried.
+	live map[object.Key]*unstructured.Unstructured
+	// barred is what guard has said.
+	barred map[object.Key]error
+	// untried are the objects of which the API server could make no dry-run.
+	untried map[object.Key]bool
+	// scaled are the objects whose replicas somebody else sets; yielded those whose replicas were left to that.
+	scaled  map[object.Key]scaled
+	yielded map[object.Key]bool
 	// before and after are the first and the last answer about each object; before lacks those that did not exist.
 	before map[object.Key]Observation
 	after  map[object.Key]Observation
@@ -50,6 +64,11 @@ func newRecorder(c client.Client, o *Observer) *recorder {
 		failed:   make(map[object.Key]error),
 		written:  make(map[object.Key]bool),
 		deleted:  make(map[object.Key]bool),
+		live:     make(map[object.Key]*unstructured.Unstructured),
+		barred:   make(map[object.Key]error),
+		untried:  make(map[object.Key]bool),
+		scaled:   make(map[object.Key]scaled),
+		yielded:  make(map[object.Key]bool),
 	}
 }
 
@@ -60,7 +79,43 @@ func (r *recorder) Get(ctx context.Context, key client.ObjectKey, obj client.Obj
 		return err
 	}
 	r.note(obj, false)
+	r.look(obj)
 	return nil
+}
+
+// look notes what is to be known of a live object before it is tried and written over.
+func (r *recorder) look(obj client.Object) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
+	key := object.RefOf(u).Key()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if by := scaler(u); by != "" {
+		replicas, _, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "replicas")
+		r.scaled[key] = scaled{by: by, replicas: replicas}
+	}
+	if r.tried != nil {
+		r.live[key] = u
+	}
+	if r.guard != nil {
+		r.barred[key] = r.guard(u)
+	}
+}
+
+// tell hands on what a dry-run has answered.
+func (r *recorder) tell(obj client.Object) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok || r.tried == nil {
+		return
+	}
+	key := object.RefOf(u).Key()
+	r.mu.Lock()
+	live := r.live[key]
+	delete(r.live, key)
+	r.mu.Unlock()
+	r.tried(live, u)
 }
 
 func (r *recorder) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
@@ -69,9 +124,23 @@ func (r *recorder) Patch(ctx context.Context, obj client.Object, patch client.Pa
 	var o client.PatchOptions
 	o.ApplyOptions(opts)
 	dryRun := len(o.DryRun) > 0
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		r.mu.Lock()
+		barred := r.barred[object.RefOf(u).Key()]
+		r.mu.Unlock()
+		if barred != nil {
+			return barred
+		}
+		if patch.Type() == types.ApplyPatchType {
+			r.leaveReplicas(ctx, u)
+			leaveAggregated(u)
+		}
+	}
 	err := r.Client.Patch(ctx, obj, patch, opts...)
 	switch {
-	case err == nil && !dryRun:
+	case err == nil && dryRun:
+		r.tell(obj)
+	case err == nil:
 		r.note(obj, true)
 	case dryRun && isDryRunUnsupported(err):
 		r.assumeChanged(obj)
@@ -91,6 +160,7 @@ func (r *recorder) assumeChanged(obj client.Object) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.untried[object.RefOf(u).Key()] = true
 	if before, ok := r.before[object.RefOf(u).Key()]; ok {
 		u.SetResourceVersion(before.ResourceVersion)
 	}

@@ -26,11 +26,21 @@ func (r *Reconciler) apply(ctx context.Context, a *attempt) error {
 	if err != nil {
 		return api.Faultf(api.InvalidSpecReason, api.RetryNever, "spec.ignore: %w", err) // validate has looked before
 	}
+	if err := checkModes(a.build.Objects); err != nil {
+		return err
+	}
 	bestEffort := a.ks.Annotations[api.ApplyAnnotation] == api.ApplyBestEffort
-	changes, err := a.applier.Apply(ctx, a.key, a.build.Objects, kube.ApplyOptions{
+	opts := kube.ApplyOptions{
 		Force: a.ks.Spec.Force, BestEffort: bestEffort, WaitTimeout: settleTimeout(ctx), Ignore: ignore,
 		CustomStageKinds: r.Options.CustomStageKinds, MigrateAPIVersion: r.Options.MigrateAPIVersion,
-	})
+	}
+	defer r.Drift.Pause(ownerOf(a.key))() // one at a time is at the objects
+	found, err := r.lookForDrift(ctx, a, &opts)
+	if err != nil {
+		return err
+	}
+	changes, err := a.applier.Apply(ctx, a.key, a.build.Objects, opts)
+	r.keepForDrift(a, found, opts, changes, err == nil)
 	if done := changes.Effective(); len(done) > 0 {
 		a.changed = true
 		r.Recorder.Record(a.ks, appliedEvent(done, a.metadata()))

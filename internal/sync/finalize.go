@@ -19,6 +19,7 @@ import (
 // finalize deletes what a Kustomization that is being deleted has applied, as its deletionPolicy says. It needs neither the
 // source nor the path, only the inventory: both may have gone in the same commit (faults.md F02).
 func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
+	r.Drift.Forget(ownerOf(a.key)) // what is deleted must not be put right
 	was, err := r.loadInventory(ctx, a)
 	if err != nil {
 		return untrackable(err, meta.PruneFailedReason)
@@ -148,5 +149,6 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	r.dependants.Waiting.Leave(key)
 	r.missing.Leave(key)
 	r.memory.keep(key, nil)
+	r.Drift.Forget(ownerOf(key))
 	r.Clusters.Forget(key)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/decrypt"
+	"github.com/cleat-dev/cleat/internal/drift"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/object"
 	"github.com/cleat-dev/cleat/internal/reconcile"
@@ -74,6 +75,8 @@ type Reconciler struct {
 	Options  Options
 	// ProgressAfter is how long a wait lasts before the status tells of it.
 	ProgressAfter time.Duration
+	// Drift looks after what was applied until the next run.
+	Drift *drift.Engine
 	// Lost is told of a source whose snapshot is not in the storage, so that it is fetched again.
 	Lost func(schema.GroupVersionKind, types.NamespacedName)
 
@@ -92,6 +95,9 @@ type Reconciler struct {
 func New(r Reconciler, variables client.Client) *Reconciler {
 	r.renderer = &renderer{variables: variables, decryption: r.Options.Decryption, remoteBases: r.Options.RemoteBases, strict: r.Options.StrictSubstitution}
 	r.builds = newBuilds()
+	if r.Drift == nil {
+		r.Drift = drift.NewEngine(drift.Options{Log: r.Log})
+	}
 	r.waits, r.memory = newWaits(), newPageMemory()
 	if r.Options.InventoryLimit == 0 {
 		r.Options.InventoryLimit = DefaultInventoryLimit
@@ -224,7 +230,7 @@ func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*kustomizev1.
 
 // validate refuses what this version cannot do, and what the flags forbid.
 func (r *Reconciler) validate(_ context.Context, a *attempt) error {
-	for _, check := range []func(*kustomizev1.Kustomization) error{checkSourceKind, checkApply} {
+	for _, check := range []func(*kustomizev1.Kustomization) error{checkSourceKind, checkApply, checkDrift} {
 		if err := check(a.ks); err != nil {
 			return err
 		}

@@ -31,6 +31,7 @@ func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success
 		a.setInventory(a.ks)
 	}
 	reportHealth(a, end)
+	r.reportDrift(a)
 	if end.Waiting == nil && a.digest != "" {
 		status.History.Upsert(a.digest, time.Now(), time.Since(a.began), reasonOf(end), a.historyMetadata())
 	}
