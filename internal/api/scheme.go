@@ -5,6 +5,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,6 +24,7 @@ var (
 	BucketKind           = sourcev1.GroupVersion.WithKind(sourcev1.BucketKind)
 	ExternalArtifactKind = sourcev1.GroupVersion.WithKind(sourcev1.ExternalArtifactKind)
 	KustomizationKind    = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
+	ReceiverKind         = notificationv1.GroupVersion.WithKind(notificationv1.ReceiverKind)
 )
 
 // HelmReleaseKind is not reconciled yet; others may depend on objects of it.
@@ -36,6 +38,7 @@ func NewScheme() *runtime.Scheme {
 	utilruntime.Must(sourcev1.AddToScheme(s))
 	utilruntime.Must(kustomizev1.AddToScheme(s))
 	utilruntime.Must(helmv2.AddToScheme(s))
+	utilruntime.Must(notificationv1.AddToScheme(s))
 	return s
 }
 
