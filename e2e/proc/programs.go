@@ -60,17 +60,17 @@ type AgentConfig struct {
 	Storage    string   // folder; kept between runs of one agent, never shared by two
 	Flags      []string // further flags
 	// Loopback addresses, host:port.
-	StorageAddr, MetricsAddr, HealthAddr string
+	StorageAddr, MetricsAddr, HealthAddr, ReceiverAddr string
 }
 
 // FreeAddresses fills in addresses that nobody listens on.
 func (c *AgentConfig) FreeAddresses() error {
-	for _, addr := range []*string{&c.StorageAddr, &c.MetricsAddr, &c.HealthAddr} {
+	for _, addr := range []*string{&c.StorageAddr, &c.MetricsAddr, &c.HealthAddr, &c.ReceiverAddr} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		// Held until all three are found, so that they differ.
+		// Held until all are found, so that they differ.
 		defer l.Close()
 		*addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 	}
@@ -87,6 +87,7 @@ func (c *AgentConfig) Args() []string {
 		"--storage-adv-addr=" + c.StorageAddr,
 		"--metrics-addr=" + c.MetricsAddr,
 		"--health-addr=" + c.HealthAddr,
+		"--receiverAddr=" + c.ReceiverAddr,
 	}, c.Flags...)
 }
 
