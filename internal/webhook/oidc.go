@@ -68,10 +68,14 @@ func (t *trust) judge(claims map[string]any) error {
 		}
 		values[v.name] = value
 	}
+	var failed []string
 	for _, v := range t.validations {
 		if yes, err := v.holds.True(vars); err != nil || !yes {
-			return fmt.Errorf("%w: %s", errIdentity, v.message)
+			failed = append(failed, v.message)
 		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("%w: %s", errIdentity, strings.Join(failed, "; "))
 	}
 	return nil
 }
@@ -81,6 +85,13 @@ func gcrKnock(ctx context.Context, keys *issuers, _ *hook, header http.Header, d
 	raw, err := bearer(header)
 	if err != nil {
 		return nil, err
+	}
+	issuer, err := issuerOf(raw)
+	if err != nil {
+		return nil, err
+	}
+	if issuer != keys.google {
+		return nil, fmt.Errorf("%w: it is not Google's", errIdentity)
 	}
 	claims, err := keys.verify(ctx, keys.google, data.audience, raw)
 	if err != nil {

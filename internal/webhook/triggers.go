@@ -42,39 +42,45 @@ type triggers struct {
 	queue    workqueue.TypedRateLimitingInterface[target]
 	now      func() time.Time
 
-	mu   sync.Mutex
-	last map[target]time.Time // when a request was last made
-	by   map[target]*hook     // whose hook has wanted what is queued
+	mu  sync.Mutex
+	due map[target]time.Time // when an object was to be looked at last, or is going to be
+	by  map[target]*hook     // whose hook has wanted what is queued
 }
 
 func newTriggers(o Options) *triggers {
 	return &triggers{
 		client: o.Client, requests: o.Requests, recorder: o.Recorder, options: o, now: time.Now,
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[target](time.Second, time.Minute)),
-		last:  map[target]time.Time{}, by: map[target]*hook{},
+		due:   map[target]time.Time{}, by: map[target]*hook{},
 	}
 }
 
-// want has an object looked at again, now or when enough time has passed since it was last.
+// want has an object looked at again: now or, when it was looked at lately, as soon as enough time has passed since. A wish
+// that comes while another waits for its time is part of that one.
 func (t *triggers) want(o target, by *hook) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := t.now()
-	maps.DeleteFunc(t.last, func(_ target, at time.Time) bool { return now.Sub(at) >= apart })
-	at, lately := t.last[o]
 	t.by[o] = by
-	t.mu.Unlock()
-	if lately {
-		t.queue.AddAfter(o, apart-now.Sub(at))
-		return
+	at := t.due[o]
+	switch {
+	case now.Sub(at) >= apart:
+		t.due[o] = now
+		t.queue.Add(o)
+	case !at.After(now):
+		t.due[o] = at.Add(apart)
+		t.queue.AddAfter(o, at.Add(apart).Sub(now))
+	default:
+		// It is going to be looked at, and will see what this hook tells of.
 	}
-	t.queue.Add(o)
 }
 
-// begin notes that a request is made, and returns whose hook has wanted it.
-func (t *triggers) begin(o target) *hook {
+// take returns whose hook has wanted an object, and forgets what was looked at long ago.
+func (t *triggers) take(o target) *hook {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last[o] = t.now()
+	now := t.now()
+	maps.DeleteFunc(t.due, func(_ target, at time.Time) bool { return now.Sub(at) >= apart })
 	by := t.by[o]
 	delete(t.by, o)
 	return by
@@ -103,7 +109,7 @@ func (t *triggers) run(ctx context.Context) error {
 
 // make makes one request.
 func (t *triggers) make(ctx context.Context, o target) {
-	by := t.begin(o)
+	by := t.take(o)
 	token := metav1.NewTime(t.now()).String()
 	t.requests.Make(o.kind, o.key, token)
 	err := t.annotate(ctx, o, token)
