@@ -145,3 +145,33 @@ func (c *AgentConfig) ready(ctx context.Context) error {
 	}
 	return nil
 }
+
+// AwaitHook returns when an agent takes hooks at a URL: it then answers that they come by POST.
+func AwaitHook(ctx context.Context, url string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		last, err := hookAnswer(ctx, url)
+		if last == http.StatusMethodNotAllowed {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w; last answer of %s: %d, %w", ctx.Err(), url, last, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func hookAnswer(ctx context.Context, url string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, nil
+}

@@ -146,7 +146,7 @@ func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *
 	recorder := recorderOf(mgr, bus, api.ApplyManager)
 	r := appsync.New(appsync.Reconciler{
 		Reader: edge.Reader, Live: edge.Client, Pages: edge.Client, Snapshots: store, Clusters: clusters,
-		Recorder: recorder, Waker: edge.Requests.Waker(api.KustomizationKind), Log: log, ProgressAfter: edge.ProgressAfter,
+		Recorder: recorder, Waker: edge.Requests.Waker(api.KustomizationKind), Requests: edge.Requests, Log: log, ProgressAfter: edge.ProgressAfter,
 		Lost: refetch,
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",

@@ -139,7 +139,7 @@ func (s *sources) keepHouse(housekeeping ...manager.Runnable) error {
 func (s *sources) controller(kind schema.GroupVersionKind) *ctrl.Builder {
 	return ctrl.NewControllerManagedBy(s.mgr).Named(strings.ToLower(kind.Kind)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
-		For(api.Undecoded(kind), builder.WithPredicates(reconcile.Asked())).
+		For(api.Undecoded(kind), builder.WithPredicates(s.edge.Requests.Asked())).
 		WatchesRawSource(source.Stored(s.store, kind.Kind)).
 		WatchesRawSource(s.refetch.wakers[kind])
 }

@@ -3,8 +3,12 @@ package reconcile
 import (
 	"sync"
 
+	"github.com/fluxcd/pkg/apis/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 )
 
 // Requests are reconcile requests that this process makes itself. They are on the objects too, as the annotation that
@@ -16,7 +20,8 @@ import (
 type Requests struct {
 	mu     sync.Mutex
 	wakers map[schema.GroupKind]*Waker
-	made   map[requested]string
+	made   map[requested]string // that are not answered yet
+	own    map[requested]string // the last that was made for an object, answered or not
 }
 
 type requested struct {
@@ -26,7 +31,7 @@ type requested struct {
 
 // NewRequests returns an empty set of requests.
 func NewRequests() *Requests {
-	return &Requests{wakers: map[schema.GroupKind]*Waker{}, made: map[requested]string{}}
+	return &Requests{wakers: map[schema.GroupKind]*Waker{}, made: map[requested]string{}, own: map[requested]string{}}
 }
 
 // Waker returns what wakes the objects of a kind. Its controller must watch it.
@@ -49,6 +54,7 @@ func (r *Requests) Make(kind schema.GroupVersionKind, key types.NamespacedName, 
 	works := waker != nil && waker.started()
 	if works {
 		r.made[requested{kind.GroupKind(), key}] = token
+		r.own[requested{kind.GroupKind(), key}] = token
 	}
 	r.mu.Unlock()
 	if works {
@@ -89,4 +95,28 @@ func (r *Requests) forget(kind schema.GroupVersionKind, key types.NamespacedName
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.made, requested{kind.GroupKind(), key})
+	delete(r.own, requested{kind.GroupKind(), key})
+}
+
+// Asked is the predicate Asked without the annotations that only repeat what was made here: the object has been woken for
+// those already, and to run once more would ask a source's server twice.
+func (r *Requests) Asked() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		if r.isOwn(e.ObjectNew) {
+			return asked(e, meta.ReconcileRequestAnnotation)
+		}
+		return asked(e, "")
+	}}
+}
+
+// isOwn says whether the annotation of an object is a request that was made here.
+func (r *Requests) isOwn(o client.Object) bool {
+	if r == nil {
+		return false
+	}
+	token, _ := meta.ReconcileAnnotationValue(o.GetAnnotations())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	own, made := r.own[requested{o.GetObjectKind().GroupVersionKind().GroupKind(), client.ObjectKeyFromObject(o)}]
+	return made && own == token
 }

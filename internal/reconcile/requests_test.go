@@ -4,9 +4,12 @@ import (
 	"context"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/cleat-dev/cleat/internal/api"
 )
@@ -44,9 +47,27 @@ func TestF36_RequestDuringRun(t *testing.T) {
 	if got := requests.of(kind, shop, "two"); got != "two" {
 		t.Errorf("when all is answered a run answers %q", got)
 	}
+	for annotation, want := range map[string]bool{"two": false, "one": true, "a user's": true, "": true} {
+		if got := requests.Asked().Update(event.UpdateEvent{ObjectOld: annotated(kind, "before"), ObjectNew: annotated(kind, annotation)}); got != want {
+			t.Errorf("the annotation %q asks for a run: %t", annotation, got)
+		}
+	}
+	forced := annotated(kind, "two")
+	forced.SetAnnotations(map[string]string{"reconcile.fluxcd.io/requestedAt": "two", "reconcile.fluxcd.io/forceAt": "two"})
+	if !requests.Asked().Update(event.UpdateEvent{ObjectOld: annotated(kind, "before"), ObjectNew: forced}) {
+		t.Error("what else is asked for at the same time is not heard")
+	}
 	requests.Make(kind, shop, "three")
 	requests.forget(kind, shop)
-	if len(requests.made) != 0 {
+	if len(requests.made)+len(requests.own) != 0 {
 		t.Errorf("kept: %v", requests.made)
 	}
+}
+
+func annotated(kind schema.GroupVersionKind, request string) *unstructured.Unstructured {
+	u := api.Undecoded(kind)
+	u.SetNamespace("demo")
+	u.SetName("shop")
+	u.SetAnnotations(map[string]string{"reconcile.fluxcd.io/requestedAt": request})
+	return u
 }

@@ -118,7 +118,9 @@ func (i *index) remove(key types.NamespacedName) {
 func (s *Server) follow() toolscache.ResourceEventHandler {
 	put := func(o any) {
 		if u, ok := o.(*unstructured.Unstructured); ok {
-			s.index.put(s.understand(u))
+			h := s.understand(u)
+			s.secrets.forget(h)
+			s.index.put(h)
 		}
 	}
 	return toolscache.ResourceEventHandlerFuncs{

@@ -146,7 +146,7 @@ func (r *Receivers) Setup(ctx context.Context, mgr ctrl.Manager, options control
 		return fmt.Errorf("indexing Receivers by Secret: %w", err)
 	}
 	return ctrl.NewControllerManagedBy(mgr).Named(strings.ToLower(api.ReceiverKind.Kind)).WithOptions(options).
-		For(api.Undecoded(api.ReceiverKind), builder.WithPredicates(reconcile.Asked())).
+		For(api.Undecoded(api.ReceiverKind), builder.WithPredicates(r.Edge.Requests.Asked())).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofSecret)).
 		WatchesRawSource(r.Edge.Requests.Waker(api.ReceiverKind)).
 		Complete(reconcile.NewController(r.kind(), r.Edge, api.NotificationManager, r.Recorder, r.Log))

@@ -220,4 +220,10 @@ func TestRotatedToken(t *testing.T) {
 	if queue.Len() != 1 {
 		t.Errorf("%d Receivers were woken", queue.Len())
 	}
+	w.secrets.now = now
+	r := newReceiver("generic")
+	r.Status.WebhookPath = r.GetWebhookPath("new")
+	if status, _ := w.do(post(w.add(r), nil, nil)); status != http.StatusOK {
+		t.Errorf("the new path: %d", status)
+	}
 }

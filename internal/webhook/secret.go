@@ -85,3 +85,10 @@ func (s *secrets) of(ctx context.Context, h *hook) (secret, error) {
 	s.mu.Unlock()
 	return r.once()
 }
+
+// forget has the Secret of a hook read anew: the Receiver has changed, and may have because the Secret has.
+func (s *secrets) forget(h *hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.read, wanted{types.NamespacedName{Namespace: h.key.Namespace, Name: h.secret}, h.kind})
+}
