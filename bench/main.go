@@ -22,6 +22,7 @@ import (
 var scenarios = map[string]func(context.Context, *world) error{
 	"monorepo":  monorepo,  // 200 Kustomizations of one repository: install, and a commit that changes one file
 	"unhealthy": unhealthy, // 128 Kustomizations, of which 11 never become healthy
+	"webhook":   webhook,   // pushes announced by hooks, a burst of them, and a flood of strangers
 }
 
 func main() {

@@ -33,6 +33,7 @@ type world struct {
 	cluster *live.Cluster
 	git     *gitserver.Server
 	agent   *proc.Process
+	config  *proc.AgentConfig // of the agent
 }
 
 func newWorld(flags []string, log string) (*world, error) {
@@ -92,6 +93,7 @@ func (w *world) start(ctx context.Context) error {
 	if err := errors.Join(os.Mkdir(config.Storage, 0o755), config.FreeAddresses()); err != nil {
 		return err
 	}
+	w.config = config
 	w.agent, err = w.run(ctx, w.log, func(log io.Writer) proc.Program {
 		return proc.Agent(filepath.Join(w.root, "bin", "cleat"), config, nil, log)
 	})
