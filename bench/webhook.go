@@ -233,7 +233,7 @@ func (w *world) postAll(url string) (answers map[int]int, took time.Duration) {
 // flood makes requests to paths that there are not, at a rate, until it is stopped; it then says what became of them.
 func (w *world) flood(ctx context.Context) (stop func(), said <-chan string) {
 	ctx, cancel := context.WithCancel(ctx)
-	const connections = 50
+	const connections = 200
 	transport := &http.Transport{MaxIdleConnsPerHost: connections, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	var answers [600]atomic.Int64

@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -242,10 +243,8 @@ func TestA35_Connections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guard{Listener: listener, pace: newBuckets(pace{0, 4}), free: make(chan struct{}, 2)}
-	var accepted atomic.Int32
-	in := make(chan net.Conn, 16)
-	ended := make(chan error, 1)
+	g := &guard{Listener: listener, pace: newBuckets(pace{0, 4}), all: 2, each: 2, open: map[string]int{}}
+	in, ended := make(chan net.Conn), make(chan error, 1)
 	go func() {
 		for {
 			conn, err := g.Accept()
@@ -253,42 +252,87 @@ func TestA35_Connections(t *testing.T) {
 				ended <- err
 				return
 			}
-			accepted.Add(1)
 			in <- conn
 		}
 	}()
-	open := func() (out net.Conn, let bool) {
+	// open returns the other end of a new connection; nil when it was closed instead.
+	open := func() net.Conn {
 		conn, err := net.Dial("tcp", listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Who is not let in reads the end at once; the others wait.
-		if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
-			t.Fatal(err)
+		t.Cleanup(func() { conn.Close() })
+		refused := make(chan error, 1)
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			refused <- err
+		}()
+		select {
+		case accepted := <-in:
+			return accepted
+		case <-refused:
+			return nil
 		}
-		_, err = conn.Read(make([]byte, 1))
-		var timeout net.Error
-		return conn, errors.As(err, &timeout) && timeout.Timeout()
 	}
-	for i, want := range []bool{true, true, false} {
-		if _, let := open(); let != want {
-			t.Errorf("connection %d: let in: %t", i, let)
-		}
+	first, second := open(), open()
+	if first == nil || second == nil || open() != nil {
+		t.Fatal("two have room, and not three")
 	}
-	if err := (<-in).Close(); err != nil {
+	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, let := open(); !let {
-		t.Error("there was no room again")
+	fourth := open()
+	if fourth == nil {
+		t.Fatal("there was no room again")
 	}
-	(<-in).Close()
-	if _, let := open(); let {
+	fourth.Close()
+	if open() != nil {
 		t.Error("too many of one address were let in")
 	}
 	listener.Close()
 	<-ended
-	if accepted.Load() != 3 {
-		t.Errorf("%d were accepted", accepted.Load())
+}
+
+// TestA35_RoomForOthers: one caller cannot take all connections.
+func TestA35_RoomForOthers(t *testing.T) {
+	g := Guard(nil).(*guard)
+	for range 2 * maxConnections {
+		g.enter("one")
+	}
+	if !g.enter("another") {
+		t.Error("there is no room for another")
+	}
+	for range maxOfOne {
+		g.leave("one")
+	}
+	g.leave("another")
+	if g.total != 0 || len(g.open) != 0 {
+		t.Errorf("%d connections are counted, of %v", g.total, g.open)
+	}
+}
+
+// TestA35_Penance: who asks for nothing again and again waits for his answers, and when too many wait, his connection is closed.
+func TestA35_Penance(t *testing.T) {
+	w := newIdleWorld(t)
+	w.misses, w.waiting = newBuckets(pace{0, 0}), make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	answered := make(chan int, 1)
+	go func() {
+		res := httptest.NewRecorder()
+		w.ServeHTTP(res, httptest.NewRequestWithContext(ctx, http.MethodPost, "/hook/x", nil))
+		answered <- res.Code
+	}()
+	for len(w.waiting) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	res := httptest.NewRecorder()
+	w.ServeHTTP(res, httptest.NewRequest(http.MethodPost, "/hook/x", nil))
+	if res.Code != http.StatusTooManyRequests || res.Header().Get("Connection") != "close" {
+		t.Errorf("%d, %v", res.Code, res.Header())
+	}
+	cancel() // he goes
+	if status := <-answered; status != http.StatusTooManyRequests || len(w.waiting) != 0 {
+		t.Errorf("%d, and %d wait", status, len(w.waiting))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -25,8 +26,13 @@ const (
 	maxJobs = 256
 	// maxKnown is how many callers are remembered for their limits.
 	maxKnown = 4096
-	// maxConnections is how many connections there are at a time, of all callers.
+	// maxConnections is how many connections there are at a time, of all callers, and maxOfOne how many one of them has.
 	maxConnections = 2048
+	maxOfOne       = maxConnections / 2
+	// maxPenance is how many callers wait at a time for being told to go away, and penance how long: on a connection that waits
+	// nothing more can be asked, and waiting costs no CPU.
+	maxPenance = 1024
+	penance    = time.Second
 )
 
 // pace is a number of calls a second, and how many may come at once.
@@ -115,13 +121,38 @@ func caller(remote string) string {
 // Guard bounds the connections of a listener: those of all by number, those of one address by pace. What is too much is
 // closed before anything is read.
 func Guard(l net.Listener) net.Listener {
-	return &guard{Listener: l, pace: newBuckets(defaultPaces().connection), free: make(chan struct{}, maxConnections)}
+	return &guard{Listener: l, pace: newBuckets(defaultPaces().connection), all: maxConnections, each: maxOfOne, open: map[string]int{}}
 }
 
 type guard struct {
 	net.Listener
-	pace *buckets
-	free chan struct{} // one for each connection that is open
+	pace      *buckets
+	all, each int // how many connections there may be
+
+	mu    sync.Mutex
+	total int
+	open  map[string]int // connections of a caller
+}
+
+// enter says whether there is room for one more connection, and takes it.
+func (g *guard) enter(who string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.total >= g.all || g.open[who] >= g.each {
+		return false
+	}
+	g.total++
+	g.open[who]++
+	return true
+}
+
+func (g *guard) leave(who string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.total--
+	if g.open[who]--; g.open[who] == 0 {
+		delete(g.open, who)
+	}
 }
 
 // Accept returns the next connection that is let in.
@@ -131,16 +162,11 @@ func (g *guard) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !g.pace.take(caller(conn.RemoteAddr().String())) {
-			conn.Close()
-			continue
+		who := caller(conn.RemoteAddr().String())
+		if g.pace.take(who) && g.enter(who) {
+			return &guarded{Conn: conn, leave: sync.OnceFunc(func() { g.leave(who) })}, nil
 		}
-		select {
-		case g.free <- struct{}{}:
-			return &guarded{Conn: conn, leave: sync.OnceFunc(func() { <-g.free })}, nil
-		default:
-			conn.Close()
-		}
+		conn.Close()
 	}
 }
 

@@ -71,6 +71,7 @@ type Server struct {
 	failures *buckets
 	misses   *buckets
 	grumble  *rate.Limiter // of the log, about hooks that are refused
+	waiting  chan struct{} // one for each caller that does penance
 }
 
 // job is a hook that was answered and is to be acted on.
@@ -88,7 +89,7 @@ func NewServer(o Options) *Server {
 		secrets: &secrets{reader: o.Client, now: time.Now, read: map[wanted]*reading{}},
 		held:    semaphore.NewWeighted(maxHeld), jobs: make(chan job, maxJobs),
 		overall: rate.NewLimiter(p.overall.rate, p.overall.burst), hooks: newBuckets(p.hook), failures: newBuckets(p.failure), misses: newBuckets(p.miss),
-		grumble: rate.NewLimiter(1, 20),
+		grumble: rate.NewLimiter(1, 20), waiting: make(chan struct{}, maxPenance),
 	}
 	s.metered = newMeter(o.Registry, http.HandlerFunc(s.serve))
 	return s
@@ -149,7 +150,7 @@ var (
 )
 
 func (s *Server) serve(w http.ResponseWriter, req *http.Request) {
-	h, err := s.find(req)
+	h, err := s.find(w, req)
 	if err == nil {
 		err = s.take(w, req, h)
 	}
@@ -182,7 +183,7 @@ func leaveBody(w http.ResponseWriter, req *http.Request) {
 }
 
 // find returns the hook of a path. This is all that is done for most of what the internet sends.
-func (s *Server) find(req *http.Request) (*hook, error) {
+func (s *Server) find(w http.ResponseWriter, req *http.Request) (*hook, error) {
 	h := s.index.find(req.URL.Path)
 	switch {
 	case h != nil:
@@ -190,9 +191,28 @@ func (s *Server) find(req *http.Request) (*hook, error) {
 	case !s.synced.Load():
 		return nil, refuse(http.StatusServiceUnavailable, errStarting)
 	case !s.misses.take(caller(req.RemoteAddr)):
+		s.delay(w, req)
 		return nil, refuse(http.StatusTooManyRequests, errTooMany)
 	}
 	return nil, refuse(http.StatusNotFound, errNoSuchPath)
+}
+
+// delay has a caller wait who asks for nothing again and again. When too many wait, his connection is closed instead: a new one
+// is let in at a pace.
+func (s *Server) delay(w http.ResponseWriter, req *http.Request) {
+	select {
+	case s.waiting <- struct{}{}:
+		defer func() { <-s.waiting }()
+	default:
+		w.Header().Set("Connection", "close")
+		return
+	}
+	enough := time.NewTimer(penance)
+	defer enough.Stop()
+	select {
+	case <-enough.C:
+	case <-req.Context().Done():
+	}
 }
 
 // take judges a request to a path that is known and, if it is genuine, hands it on to be acted on.

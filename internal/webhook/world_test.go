@@ -83,6 +83,7 @@ func newIdleWorld(t *testing.T, objects ...client.Object) *world {
 		}),
 	})
 	w.synced.Store(true)
+	w.waiting = nil // nobody waits: tests make all their requests one after the other
 	return w
 }
 
@@ -177,7 +178,7 @@ func (w *world) wrote(n int) []string {
 		select {
 		case o := <-w.written:
 			objects = append(objects, o)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			w.t.Fatalf("only %v were requested, want %d", objects, n)
 		}
 	}
