@@ -17,6 +17,8 @@ import (
 	"time"
 
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // endless is a body without an end, which counts what is read of it.
@@ -357,6 +359,20 @@ func TestA37_NothingIsFetched(t *testing.T) {
 	}
 }
 
+// TestA43_Labels: no caller makes new series, whatever method or path he invents (faults.md A43).
+func TestA43_Labels(t *testing.T) {
+	w := newIdleWorld(t)
+	registry := prometheus.NewRegistry()
+	metered := newMeter(registry, http.HandlerFunc(w.serve))
+	for i := range 100 {
+		metered.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(fmt.Sprintf("X%d", i), fmt.Sprintf("/hook/%d", i), nil))
+	}
+	count, err := testutil.GatherAndCount(registry, "gotk_receiver_http_request_duration_seconds")
+	if err != nil || count > 2 { // 404, and 429 when there were too many
+		t.Errorf("%d series, %v", count, err)
+	}
+}
+
 // FuzzPayload: whatever is sent to any type, the answer is one of few, and the same to the same.
 func FuzzPayload(f *testing.F) {
 	for _, s := range senders {
@@ -372,11 +388,11 @@ func FuzzPayload(f *testing.F) {
 		}
 		h := &hook{sender: s, filtered: true}
 		header := http.Header{"Content-Type": {jsonType}}
-		first, err := h.understand(header, body)
+		first, err := h.unwrap(header, body)
 		if err != nil && !errors.Is(err, errPayload) {
 			t.Errorf("refused as something else: %v", err)
 		}
-		second, again := h.understand(header, body)
+		second, again := h.unwrap(header, body)
 		if (err == nil) != (again == nil) || len(first) != len(second) {
 			t.Errorf("first %v, %v, then %v, %v", first, err, second, again)
 		}

@@ -67,8 +67,16 @@ func TestStatusIsFluxs(t *testing.T) {
 	if diff := cmp.Diff([]string{"Normal Succeeded Receiver initialized for path: " + path}, events); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	if _, _, events := reconciled(t, got, false, secretOf("hook-token", map[string]string{"token": "0123456789abcdef"})); len(events) != 0 {
-		t.Errorf("events of a run without news: %v", events)
+}
+
+// TestF52_NoNews: a run that finds everything as it was writes nothing and tells nobody (faults.md F52).
+func TestF52_NoNews(t *testing.T) {
+	token := secretOf("token", map[string]string{"token": token})
+	first, _, _ := reconciled(t, newReceiver("github"), false, token)
+	before := first.ResourceVersion
+	again, _, events := reconciled(t, first.DeepCopy(), false, token)
+	if diff := cmp.Diff(first.Status, again.Status); diff != "" || again.ResourceVersion != before || len(events) != 0 {
+		t.Errorf("version %s after %s, events %v, status (-before +after):\n%s", again.ResourceVersion, before, events, diff)
 	}
 }
 

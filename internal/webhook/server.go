@@ -289,7 +289,7 @@ func (s *Server) judge(w http.ResponseWriter, req *http.Request, h *hook) (_ job
 		j.hook = nil
 		return j, nil
 	}
-	if j.look.payload, err = h.understand(req.Header, body); err != nil {
+	if j.look.payload, err = h.unwrap(req.Header, body); err != nil {
 		return job{}, err
 	}
 	if !h.filtered {
@@ -313,8 +313,8 @@ func (h *hook) asks(header http.Header) (bool, error) {
 	return false, errEvent
 }
 
-// understand returns what filters see of the body, and refuses one that is not what the sender sends.
-func (h *hook) understand(header http.Header, body []byte) (map[string]any, error) {
+// unwrap returns what filters see of the body, and refuses one that is not what the sender sends.
+func (h *hook) unwrap(header http.Header, body []byte) (map[string]any, error) {
 	if h.sender.payload != nil {
 		if fields, err := h.sender.payload(body); err != nil || fields != nil {
 			return fields, err
