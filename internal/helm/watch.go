@@ -41,7 +41,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 		return fmt.Errorf("indexing HelmReleases by what they refer to: %w", err)
 	}
 	controller := ctrl.NewControllerManagedBy(mgr).Named("helmrelease").WithOptions(options).
-		For(releases, builder.WithPredicates(reconcile.Asked()))
+		For(releases, builder.WithPredicates(r.Requests.Asked()))
 	for _, kind := range sourceKinds {
 		if slices.Contains(kinds, kind) {
 			controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf(kind.Kind)), builder.WithPredicates(sourceMoved()))
