@@ -19,7 +19,6 @@ import (
 	runtimereconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cleat-dev/cleat/internal/api"
-	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/reconcile/depend"
 )
 
