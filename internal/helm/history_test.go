@@ -37,6 +37,15 @@ func TestRememberKeepsWhatOnlyTheHistoryKnows(t *testing.T) {
 	}
 }
 
+// What a test does to the history is no other action than the one that made the release.
+func TestRememberKeepsTheActionThatWasTested(t *testing.T) {
+	tested := snapshot(1, "deployed")
+	tested.Action = "install"
+	if got := remember(v2.Snapshots{snapshot(1, "deployed")}, map[int]*v2.Snapshot{1: tested}, releaseAction(Action{Kind: Test})); got[0].Action != "install" {
+		t.Errorf("its action is %q", got[0].Action)
+	}
+}
+
 // A rollback that fails calls the release which it was to undo superseded; to go back to that would be no remedy.
 func TestRememberGoesOnCallingAFailureOne(t *testing.T) {
 	was := v2.Snapshots{snapshot(2, "failed"), snapshot(1, "deployed")}
