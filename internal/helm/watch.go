@@ -63,6 +63,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 func (r *Reconciler) Start(ctx context.Context) error {
 	<-ctx.Done()
 	r.operations.stop()
+	r.causes.stop()
 	return nil
 }
 
