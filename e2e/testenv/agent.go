@@ -179,6 +179,9 @@ func (a *Agent) Metrics() string { return "http://" + a.config.MetricsAddr + "/m
 // Health is the URL of the agent's probe.
 func (a *Agent) Health() string { return "http://" + a.config.HealthAddr + "/healthz" }
 
+// Hooks is the URL of where the agent takes hooks, without a path.
+func (a *Agent) Hooks() string { return "http://" + a.config.ReceiverAddr }
+
 // StorageAddr is where the agent serves artifacts.
 func (a *Agent) StorageAddr() string { return a.config.StorageAddr }
 

@@ -37,6 +37,7 @@ type attempt struct {
 	intended bool   // release: what is attempted is on record
 	forgiven bool   // release: failures were counted for something else, and are to be dropped
 	policy   Policy // release: that of the last action, when nothing is left to do, or nothing now
+	next     string // release: when what has failed is tried again; the end of a message
 	drift    *drift // release: what has drifted; nil when nobody has looked
 
 	last      Action // release: what was decided last

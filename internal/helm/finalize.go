@@ -80,6 +80,7 @@ func (a *attempt) deleting() string { return "Uninstalling the release" }
 // gone drops what is kept in memory for a HelmRelease that no longer exists.
 func (r *Reconciler) gone(key types.NamespacedName) {
 	r.operations.forget(key)
+	r.causes.forget(key)
 	r.templates.forget(key)
 	r.understood.Forget(key)
 	r.dependants.Waiting.Leave(key)

@@ -71,6 +71,8 @@ type Reconciler struct {
 	Clusters Clusters
 	Recorder *reconcile.Recorder
 	Waker    *reconcile.Waker
+	// Requests are those that this process makes; nil is none.
+	Requests *reconcile.Requests
 	Log      *slog.Logger
 	Options  Options
 	// ProgressAfter is how long a wait lasts before the status tells of it.
@@ -79,6 +81,7 @@ type Reconciler struct {
 	Lost func(schema.GroupVersionKind, types.NamespacedName)
 
 	operations *operations
+	causes     *causes
 	templates  *templates
 	understood *reconcile.Memo[understanding]
 	dependants *depend.Checker
@@ -89,7 +92,7 @@ type Reconciler struct {
 
 // New completes a Reconciler whose exported fields are set.
 func New(r Reconciler) *Reconciler {
-	r.operations = newOperations(r.Waker.Wake)
+	r.operations, r.causes = newOperations(r.Waker.Wake), newCauses(r.Waker.Wake, r.Log)
 	r.templates = newTemplates()
 	r.understood = reconcile.NewMemo[understanding]()
 	objects := reconcile.Objects{Cache: r.Reader}

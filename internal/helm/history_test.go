@@ -129,9 +129,33 @@ func TestCauses(t *testing.T) {
 		says := ""
 		if found := causeOf(t.Context(), []error{errors.New("first"), c.err}, nil); found != nil {
 			says = found.says
+			for _, regularly := range []string{"", "every 5m0s", "after a longer while each time"} {
+				if again := causeIn("Helm install failed: it is tried again when; " + says + nextTry(regularly, says)); again == nil || again.says != says {
+					t.Errorf("%q is not found again in a message: %v", says, again)
+				}
+			}
 		}
 		if says != c.says {
 			t.Errorf("%v: %q, want %q", c.err, says, c.says)
+		}
+	}
+}
+
+// TestCauseIn: what a message says of a cause, and no other words, is what is waited for.
+func TestCauseIn(t *testing.T) {
+	for message, says := range map[string]string{
+		"x; it is tried again when a ResourceQuota of the namespace demo changes": "a ResourceQuota of the namespace demo changes",
+		"x; it is tried again when Namespace/late exists; and more":               "",
+		"x; it is tried again every 5m0s":                                         "",
+		"x; it is tried again when the moon is full":                              "",
+		"Namespace/late exists":                                                   "", "": "",
+	} {
+		got := ""
+		if c := causeIn(message); c != nil {
+			got = c.says
+		}
+		if got != says {
+			t.Errorf("%q: %q, want %q", message, got, says)
 		}
 	}
 }

@@ -52,9 +52,8 @@ func (a *attempt) rest(v *view) error {
 	reason, message := f.Reason, f.Message
 	if reason == "" {
 		reason, message = a.whatFailed(v)
-		if v.Cause != "" {
-			message += "; it is tried again when " + v.Cause
-		}
+		a.next = nextTry(a.regularly(f), v.Cause)
+		message += a.next
 	}
 	fault := api.Faultf(reason, f.Retry, "%s", message)
 	if wait := time.Until(f.At); !f.At.IsZero() && f.Retry != api.RetryNever {
@@ -63,6 +62,17 @@ func (a *attempt) rest(v *view) error {
 		fault.After = max(wait, time.Second)
 	}
 	return fault
+}
+
+// regularly says how often what has failed is tried again, whatever happens.
+func (a *attempt) regularly(f *Refusal) string {
+	switch {
+	case f.Retry == api.RetryInterval && a.policy.Retry:
+		return "every " + a.policy.RetryInterval.String()
+	case f.Retry == api.RetryBackoff:
+		return "after a longer while each time"
+	}
+	return ""
 }
 
 // whatFailed returns Flux's words for the action that has failed last: in this attempt, or by the conditions that it has left.
@@ -101,14 +111,14 @@ func (r *Reconciler) act(ctx context.Context, a *attempt, v *view) error {
 	if err := r.intend(ctx, a, v); err != nil {
 		return err
 	}
-	if len(a.last.Losing) > 0 {
-		r.Recorder.Record(a.hr, claimsGoEvent(a.last))
-	}
 	return r.operate(ctx, a, v)
 }
 
 // operate performs an action as an operation, and goes along with it.
 func (r *Reconciler) operate(ctx context.Context, a *attempt, v *view) error {
+	if len(a.last.Losing) > 0 {
+		r.Recorder.Record(a.hr, claimsGoEvent(a.last))
+	}
 	j := r.jobOf(a, v, a.last)
 	o := &operation{inputs: a.inputs, asked: a.asked, began: a.began, action: a.last}
 	o.inputs.ended = endedIn(a)
