@@ -59,7 +59,7 @@ subjects: [{kind: ServiceAccount, name: flux, namespace: bench}]
 func helmReleases(ctx context.Context, w *world, source, chart string) error {
 	ctx, cancel := context.WithTimeout(ctx, scenarioTimeout)
 	defer cancel()
-	registry, err := w.registry()
+	registry, err := w.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,8 +119,8 @@ spec:
 }
 
 // registry starts an OCI registry and returns its host and port.
-func (w *world) registry() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func (w *world) registry(ctx context.Context) (string, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

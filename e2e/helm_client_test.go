@@ -238,7 +238,7 @@ func TestHelmInstallsAsFluxDoes(t *testing.T) {
 						continue
 					}
 					m := managed{Operation: string(entry.Operation)}
-					if err := json.Unmarshal(entry.FieldsV1.Raw, &m.FieldsV1); err != nil {
+					if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &m.FieldsV1); err != nil {
 						t.Fatal(err)
 					}
 					ours = append(ours, m)

@@ -159,7 +159,7 @@ func whenFailed(why string, o Observed, s Spec, now time.Time) Action {
 	upgrade := Action{Kind: Upgrade, Why: why}
 	switch {
 	case o.Release.Interrupted != "":
-		return again(o, s, policy)
+		return again(o, policy)
 	case count == 0:
 		upgrade.Why = "release conditions have changed since last failure"
 		return upgrade
@@ -173,7 +173,7 @@ func whenFailed(why string, o Observed, s Spec, now time.Time) Action {
 
 // again begins anew what was cut off. An install that has not come to its end is installed, not upgraded: its hooks may not
 // have run.
-func again(o Observed, s Spec, policy Policy) Action {
+func again(o Observed, policy Policy) Action {
 	why := fmt.Sprintf("what made it was interrupted in the status '%s'", o.Release.Interrupted)
 	switch back := previous(o.History, policy.IgnoreTests); {
 	case o.Release.Interrupted == PendingInstall:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -236,9 +237,8 @@ func TestTableIsComplete(t *testing.T) {
 	states, kinds := map[State]bool{}, map[string]bool{}
 	for _, c := range theTable {
 		states[c.state] = true
-		var kind string
-		fmt.Sscanf(c.action, "%s", &kind)
-		kinds[string(slices.DeleteFunc([]rune(kind), func(r rune) bool { return r == ',' }))] = true
+		kind, _, _ := strings.Cut(c.action, " ")
+		kinds[strings.ReplaceAll(kind, ",", "")] = true
 	}
 	for _, s := range []State{Locked, Uninstalling, Absent, Unmanaged, OutOfSync, Failed, Untested, Drifted, InSync} {
 		if !states[s] {
@@ -379,6 +379,7 @@ type model struct {
 func (w *model) perform(a Action) {
 	failed, blameless := w.fails(a.Kind)
 	switch a.Kind {
+	case None: // the end of an attempt
 	case Install, Upgrade:
 		w.release(a.Kind, failed, blameless)
 	case Rollback:

@@ -246,7 +246,7 @@ func (r *Reconciler) along(ctx context.Context, o *operation) error {
 	if !o.leave() {
 		return nil
 	}
-	if quiet := o.began.Add(r.ProgressAfter).Sub(time.Now()); quiet > 0 {
+	if quiet := time.Until(o.began.Add(r.ProgressAfter)); quiet > 0 {
 		return &reconcile.Waiting{After: quiet, Quiet: true}
 	}
 	return &reconcile.Waiting{After: lostWake}

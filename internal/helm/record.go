@@ -55,7 +55,7 @@ func (a *attempt) attempt(status *v2.HelmReleaseStatus) {
 	status.LastAttemptedRevision = a.chart.Metadata().Version
 	status.LastAttemptedRevisionDigest = a.ociDigest
 	status.LastAttemptedConfigDigest = a.configDigest
-	status.LastAttemptedValuesChecksum, status.LastReleaseRevision = "", 0 // which Flux has given up
+	status.LastAttemptedValuesChecksum, status.LastReleaseRevision = "", 0 //nolint:staticcheck // what Flux has given up goes
 }
 
 // takeForce uses a request for an upgrade up: it is for one.

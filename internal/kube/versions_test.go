@@ -2,7 +2,6 @@ package kube
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -30,7 +29,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	switch {
 	case r.URL.Path == "/version":
-		io.WriteString(w, `{"major":"1","minor":"37","gitVersion":"v1.37.0"}`)
+		fmt.Fprint(w, `{"major":"1","minor":"37","gitVersion":"v1.37.0"}`)
 	case s.old:
 		s.one(w, r)
 	default:
@@ -41,11 +40,11 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *apiServer) one(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api":
-		io.WriteString(w, `{"kind":"APIVersions","versions":["v1"]}`)
+		fmt.Fprint(w, `{"kind":"APIVersions","versions":["v1"]}`)
 	case "/api/v1":
-		io.WriteString(w, `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"pods","kind":"Pod"},{"name":"pods/eviction","kind":"Eviction","group":"policy","version":"v1"}]}`)
+		fmt.Fprint(w, `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"pods","kind":"Pod"},{"name":"pods/eviction","kind":"Eviction","group":"policy","version":"v1"}]}`)
 	case "/apis":
-		io.WriteString(w, `{"kind":"APIGroupList","apiVersion":"v1","groups":[{"name":"away.io","versions":[{"groupVersion":"away.io/v1","version":"v1"}]}]}`)
+		fmt.Fprint(w, `{"kind":"APIGroupList","apiVersion":"v1","groups":[{"name":"away.io","versions":[{"groupVersion":"away.io/v1","version":"v1"}]}]}`)
 	default:
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
@@ -75,7 +74,7 @@ func (s *apiServer) all(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/apis" && s.stale != "" {
 		group(s.stale, "Lost", "Stale")
 	}
-	n, _ := io.WriteString(w, `{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","items":[`+strings.Join(items, ",")+`]}`)
+	n, _ := fmt.Fprint(w, `{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","items":[`+strings.Join(items, ",")+`]}`)
 	s.bytes.Add(int64(n))
 }
 

@@ -295,7 +295,7 @@ func TestCopyIsOnesOwn(t *testing.T) {
 	if diff := cmp.Diff(before, render()); diff != "" {
 		t.Errorf("the shared chart has changed:\n%s", diff)
 	}
-	if &c.Copy().Templates[0].Data[0] != &c.Copy().Templates[0].Data[0] {
+	if one, other := c.Copy(), c.Copy(); &one.Templates[0].Data[0] != &other.Templates[0].Data[0] {
 		t.Error("the contents of files are copied")
 	}
 }

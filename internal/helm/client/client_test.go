@@ -303,7 +303,11 @@ func TestEndOfOperation(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the request goes on")
 	}
-	if _, err := direct.Get(config.Host + "/api"); !errors.Is(err, context.Canceled) {
+	res, err := direct.Get(config.Host + "/api")
+	if err == nil {
+		res.Body.Close()
+	}
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("a request after the end: %v", err)
 	}
 	if err := c.IsReachable(); !errors.Is(err, context.Canceled) {

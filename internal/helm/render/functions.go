@@ -387,6 +387,7 @@ func (m *meter) admitOne(name string, arg reflect.Value) (int64, error) {
 		return int64(arg.Len()), nil
 	case reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
 		return 0, nil
+	default:
 	}
 	if !arg.CanInterface() {
 		return 0, nil

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
-	"sigs.k8s.io/kustomize/api/builtins"
+	"sigs.k8s.io/kustomize/api/builtins" //nolint:staticcheck // there is no other way to what the transformers do, but by files
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/provider"
 	"sigs.k8s.io/kustomize/api/resmap"

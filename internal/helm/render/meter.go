@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ErrLimit: rendering took more than it may. Its text says what, and where in the templates.
+// ErrLimit means that rendering took more than it may. Its text says what, and where in the templates.
 var ErrLimit = errors.New("over the limit of rendering")
 
 // Limits bound one rendering. Zero values mean those of DefaultLimits.

@@ -15,7 +15,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 )
 
-// ErrSchema: the values are not what the chart's values.schema.json asks for, or that is no schema.
+// ErrSchema means that the values are not what the chart's values.schema.json asks for, or that is no schema.
 var ErrSchema = errors.New("values don't meet the specifications of the schema(s) in the following chart(s)")
 
 const (
@@ -92,7 +92,7 @@ func (v *validation) schema(text []byte, values map[string]any) (err error) {
 		case overrun:
 			err = cause.err
 		default:
-			err = fmt.Errorf("unable to validate schema: %v\n", cause)
+			err = fmt.Errorf("unable to validate schema: %v\n", cause) //nolint:staticcheck // Helm's own words, with its line feed
 		}
 	}()
 	if len(text) > maxSchema {

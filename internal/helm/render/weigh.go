@@ -102,6 +102,7 @@ func (w *weight) reflected(v reflect.Value, depth int64) {
 		for i := 0; i < v.NumField() && !w.tooMuch(); i++ {
 			w.inner(v.Field(i), depth)
 		}
+	default: // numbers and such take what their node does
 	}
 }
 
@@ -159,8 +160,9 @@ func (m *meter) guard(v reflect.Value) (reflect.Value, error) {
 			return v, m.stop("a value that is too large, or contains itself, is printed or walked")
 		}
 		return v, m.step(1 + w.nodes + w.bytes>>10)
+	default:
+		return v, nil
 	}
-	return v, nil
 }
 
 // count is called on what a method has made.
@@ -181,6 +183,7 @@ func (m *meter) made(v reflect.Value) error {
 		return m.take(int64(v.Len()) * int64(v.Type().Elem().Size()))
 	case reflect.Map:
 		return m.take(int64(v.Len()) * 64)
+	default:
+		return nil
 	}
-	return nil
 }

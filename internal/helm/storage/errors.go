@@ -2,7 +2,7 @@ package storage
 
 import "fmt"
 
-// CorruptError: a Secret is labelled as a revision of a release and holds none, be it that somebody has edited it. The
+// CorruptError says that a Secret is labelled as a revision of a release and holds none, be it that somebody has edited it. The
 // other revisions are not affected.
 type CorruptError struct {
 	// Secret is its name.
@@ -16,7 +16,7 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// TooLargeError: a release does not fit into a Secret, even without the chart's files that templates do not use.
+// TooLargeError says that a release does not fit into a Secret, even without the chart's files that templates do not use.
 type TooLargeError struct {
 	// Size and Limit are in bytes, as encoded.
 	Size, Limit int
@@ -30,7 +30,7 @@ func (e *TooLargeError) Error() string {
 // kibibytes rounds up. Two attempts at the same release differ by a few bytes, and their messages must not.
 func kibibytes(bytes int) int { return (bytes + 1023) / 1024 }
 
-// ConflictError: a storage Secret is not as this process has read or written it: somebody else works on the same release.
+// ConflictError says that a storage Secret is not as this process has read or written it: somebody else works on the same release.
 type ConflictError struct {
 	// Secret is its name.
 	Secret string

@@ -198,7 +198,7 @@ func (r *Revisions) load(ctx context.Context, rec *record) error {
 		if apierrors.IsNotFound(err) {
 			// It went after it was listed, as the oldest of a history do.
 			delete(r.known, rec.Version)
-			return nil
+			return nil //nolint:nilerr // a revision that is gone is none
 		}
 		if err != nil {
 			return fmt.Errorf("reading revision %d of release %s: %w", rec.Version, r.name, err)
