@@ -101,14 +101,14 @@ func (r *Reconciler) act(ctx context.Context, a *attempt, v *view) error {
 	if err := r.intend(ctx, a, v); err != nil {
 		return err
 	}
-	if len(a.last.Losing) > 0 {
-		r.Recorder.Record(a.hr, claimsGoEvent(a.last))
-	}
 	return r.operate(ctx, a, v)
 }
 
 // operate performs an action as an operation, and goes along with it.
 func (r *Reconciler) operate(ctx context.Context, a *attempt, v *view) error {
+	if len(a.last.Losing) > 0 {
+		r.Recorder.Record(a.hr, claimsGoEvent(a.last))
+	}
 	j := r.jobOf(a, v, a.last)
 	o := &operation{inputs: a.inputs, asked: a.asked, began: a.began, action: a.last}
 	o.inputs.ended = endedIn(a)

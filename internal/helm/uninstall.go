@@ -44,7 +44,7 @@ func (j *job) uninstall() error {
 	return nil
 }
 
-// claimsGoReason: an uninstall that nobody has asked for takes PersistentVolumeClaims with it. It is our own word.
+// claimsGoReason: an uninstall takes PersistentVolumeClaims with it. It is our own word.
 const claimsGoReason = "PersistentVolumeClaimsGo"
 
 // claimsGoEvent tells of that before it is done.
