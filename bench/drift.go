@@ -189,8 +189,11 @@ func (w *world) breakOne(ctx context.Context, ref live.Ref, edit bool) error {
 	return err
 }
 
-// noise has the status of one object change all the time, while others are edited.
+// noise has the status of one object change all the time.
 func (w *world) noise(ctx context.Context) error {
+	if err := pause(ctx, 15*time.Second); err != nil { // what was corrected before has been told by then
+		return err
+	}
 	l, err := w.lap()
 	if err != nil {
 		return err

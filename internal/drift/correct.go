@@ -159,8 +159,11 @@ func judgeLook(desired *unstructured.Unstructured, l *kube.Look, refused error, 
 func (e *Engine) act(ctx context.Context, s *subject, ref object.Ref, l *kube.Look, v Verdict, policy Policy, refused error) time.Duration {
 	switch v.Op {
 	case Leave:
-		if v.Reason == AsDeclared {
+		switch v.Reason {
+		case AsDeclared:
 			l.Accept()
+			return e.clear(s, ref)
+		case Traces:
 			return e.clear(s, ref)
 		}
 		return e.leave(s, ref, v)
@@ -303,7 +306,7 @@ func (e *Engine) leave(s *subject, ref object.Ref, v Verdict) time.Duration {
 		}
 	case OnlyCreated, TurnedOff, NotDeclared:
 		given = true // until Git or the owner says something else
-	case Suspended, Deleting, Outdated, Terminating, AsDeclared, Missing, Changed, Traces:
+	default:
 		// What ends that is an event: a run of the owner, or the object moves once more.
 	}
 	if given {

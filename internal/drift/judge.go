@@ -57,7 +57,7 @@ const (
 	Missing Reason = "Missing"
 	// Changed: what is declared of it is otherwise.
 	Changed Reason = "Changed"
-	// Traces: all is as declared, but it carries traces of kubectl that an apply clears off.
+	// Traces: all is as declared, but it carries traces of kubectl that the owner's next run clears off.
 	Traces Reason = "Traces"
 )
 
@@ -130,8 +130,8 @@ func Judge(declared, live *unstructured.Unstructured, policy Policy) Verdict {
 	switch {
 	case len(differences) > 0:
 		return policy.act(Verdict{Op: Apply, Reason: Changed, Differences: differences, Omitted: omitted})
-	case policy.Mode == Correct && !policy.keepsTraces(declared, live) && traced(live, policy.Overridden):
-		return Verdict{Op: Apply, Reason: Traces} // so that what is removed with kubectl next is seen to be
+	case !policy.keepsTraces(declared, live) && traced(live, policy.Overridden):
+		return Verdict{Op: Leave, Reason: Traces} // a finalizer that somebody has set by hand goes with them: that has time
 	default:
 		return Verdict{Op: Leave, Reason: AsDeclared}
 	}

@@ -94,8 +94,8 @@ func TestJudge(t *testing.T) {
 		"another's":              {want, foreign, policy(), Leave, Foreign, "it belongs to demo/other now"},
 		"a HelmRelease's":        {want, helms, policy(), Leave, Foreign, "it belongs to demo/other now"},
 		"labels removed":         {want, bare, policy(), Apply, Changed, ""},
-		"traces":                 {want, traces, policy(), Apply, Traces, ""},
-		"traces, warn":           {want, traces, with(func(p *Policy) { p.Mode = Warn }), Leave, AsDeclared, ""},
+		"traces":                 {want, traces, policy(), Leave, Traces, ""},
+		"traces, warn":           {want, traces, with(func(p *Policy) { p.Mode = Warn }), Leave, Traces, ""},
 		"traces, merge":          {cm(t, "1", ", annotations: {kustomize.toolkit.fluxcd.io/ssa: Merge}"), traces, with(func(p *Policy) { p.Ignored = []string{"/metadata/annotations"} }), Leave, AsDeclared, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
