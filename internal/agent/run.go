@@ -106,7 +106,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	defer forReleases.Close()
 	releases := flags.clusters(forReleases, kube.HelmReleases(), edge.Client, log)
 	defer releases.Close()
-	if err := setupHelm(ctx, mgr, edge, store, releases, kinds, refetch.wake, flags, log); err != nil {
+	if err := setupHelm(ctx, mgr, edge, store, releases, engine, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	return serve(ctx, flags, config, mgr, kinds, store, registry, watchdog, log)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/drift"
 	"github.com/cleat-dev/cleat/internal/helm/charts"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
@@ -73,12 +74,15 @@ type Reconciler struct {
 	Waker    *reconcile.Waker
 	Log      *slog.Logger
 	Options  Options
+	// Drift looks after releases between their runs.
+	Drift *drift.Engine
 	// ProgressAfter is how long a wait lasts before the status tells of it.
 	ProgressAfter time.Duration
 	// Lost is told of a source whose snapshot is not in the storage, so that it is fetched again.
 	Lost func(schema.GroupVersionKind, types.NamespacedName)
 
 	operations *operations
+	watched    *watched
 	templates  *templates
 	understood *reconcile.Memo[understanding]
 	dependants *depend.Checker
@@ -89,7 +93,11 @@ type Reconciler struct {
 
 // New completes a Reconciler whose exported fields are set.
 func New(r Reconciler) *Reconciler {
+	if r.Drift == nil {
+		r.Drift = drift.NewEngine(drift.Options{Log: r.Log})
+	}
 	r.operations = newOperations(r.Waker.Wake)
+	r.watched = newWatched(r.Drift)
 	r.templates = newTemplates()
 	r.understood = reconcile.NewMemo[understanding]()
 	objects := reconcile.Objects{Cache: r.Reader}
