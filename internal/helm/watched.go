@@ -236,18 +236,18 @@ func (s *survey) look(ctx context.Context, key types.NamespacedName, objects []*
 		s.suspects = append(s.suspects, u)
 		s.verdicts[object.RefOf(u).Key()] = verdicts[i]
 		if looks[i] != nil {
-			s.ignore = append(s.ignore, scaledRule(looks[i])...)
+			s.ignore = append(s.ignore, scaledRule(u, looks[i])...)
 		}
 	}
 }
 
 // scaledRule spares the replicas of an object that an autoscaler sets: the dry-run has left them out (faults.md F42).
-func scaledRule(l *kube.Look) []jsondiff.IgnoreRule {
+func scaledRule(desired *unstructured.Unstructured, l *kube.Look) []jsondiff.IgnoreRule {
 	if l.Live == nil || l.Merged == nil {
 		return nil
 	}
 	const path = "/spec/replicas"
-	wanted, set, _ := unstructured.NestedInt64(l.Desired().Object, "spec", "replicas")
+	wanted, set, _ := unstructured.NestedInt64(desired.Object, "spec", "replicas")
 	is, _, _ := unstructured.NestedInt64(l.Live.Object, "spec", "replicas")
 	merged, _, _ := unstructured.NestedInt64(l.Merged.Object, "spec", "replicas")
 	if !set || merged == wanted || merged != is {
@@ -358,7 +358,7 @@ func (r *Reconciler) subjectOf(a *attempt, v *view) drift.Subject {
 			return at.cluster.Exists(ctx, account)
 		},
 		Write: func(ctx context.Context, l *kube.Look, guard func(*unstructured.Unstructured) error) error {
-			return amend(ctx, at, options, l, append(scaledRule(l), rules...), guard)
+			return amend(ctx, at, options, l, append(scaledRule(l.Desired(), l), rules...), guard)
 		},
 		Words: driftWords(latest.FullReleaseName()),
 		Wake:  func() { r.Waker.Wake(key) },
