@@ -278,7 +278,8 @@ func (e *Engine) report(s *subject, ref object.Ref, v Verdict) time.Duration {
 		return 0
 	}
 	entry.fight = entry.fight.tried(time.Now()) // What is rewritten again and again is looked at less and less often.
-	return 0
+	// Whoever has changed a field owns it, and changes it back without anybody being told.
+	return time.Until(entry.fight.due())
 }
 
 // failed notes that an object could not be looked at, or with a verdict could not be put right, and when to try again.

@@ -68,7 +68,10 @@ func (e *Engine) NoteTold(owner Owner, ref object.Ref, v Verdict, seen time.Time
 	if fresh {
 		e.metrics.detected(owner)
 	}
-	entry.told = map[State]bool{Open: true, Corrected: true}
+	if entry.told == nil {
+		entry.told = map[State]bool{}
+	}
+	entry.told[Open], entry.told[Corrected] = true, true
 	now := time.Now()
 	if corrected {
 		s.book.corrected(entry, now)

@@ -82,10 +82,15 @@ func (w *watched) is(key types.NamespacedName, what watch) bool {
 	return w.by[key] == what
 }
 
+// set notes what is looked after. A cluster that the release was on before is not watched for it any more.
 func (w *watched) set(key types.NamespacedName, what watch) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	before := w.by[key].cluster
 	w.by[key] = what
+	w.mu.Unlock()
+	if before != nil && before != what.cluster {
+		before.Observer.Watch(key, nil)
+	}
 }
 
 // forget ends all that is done for an object.
@@ -152,7 +157,8 @@ type survey struct {
 }
 
 // survey finds out which objects of a release have to be compared with the cluster. What is watched and as it was left is not
-// asked about, and what the engine has in hand is left to it, unless somebody asks by hand.
+// asked about, and what the engine has in hand is left to it, unless somebody asks by hand. A Secret that is written as plain text is
+// always compared: server-side apply owns the field that was written, and not the data that the API server makes of it.
 func (r *Reconciler) survey(ctx context.Context, a *attempt, v *view, access *client.Client, objects []*unstructured.Unstructured) (*survey, error) {
 	s := &survey{ignore: ignoreRules(a.hr), verdicts: map[object.Key]drift.Verdict{}}
 	var err error
@@ -180,7 +186,8 @@ func (r *Reconciler) survey(ctx context.Context, a *attempt, v *view, access *cl
 	all := !r.watched.is(a.key, s.what) || a.run.RequestedAt != "" && a.run.RequestedAt != a.hr.Status.LastHandledReconcileAt
 	looks := make([]*unstructured.Unstructured, 0, len(s.placed))
 	for _, u := range s.placed {
-		if all || r.unsure(a.key, s.applier, object.RefOf(u)) {
+		_, plain := u.Object["stringData"]
+		if all || plain || r.unsure(a.key, s.applier, object.RefOf(u)) {
 			looks = append(looks, u)
 		}
 	}
