@@ -25,6 +25,7 @@ var scenarios = map[string]func(context.Context, *world) error{
 	"monorepo":  monorepo,       // 200 Kustomizations of one repository: install, and a commit that changes one file
 	"unhealthy": unhealthy,      // 128 Kustomizations, of which 11 never become healthy
 	"drift":     driftOf,        // 10,000 objects, of which 200 are changed by hand
+	"webhook":   webhook,        // pushes announced by hooks, a burst of them, and a flood of strangers
 }
 
 func main() {

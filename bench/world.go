@@ -38,6 +38,7 @@ type world struct {
 	cluster *live.Cluster
 	git     *gitserver.Server
 	agent   *proc.Process
+	config  *proc.AgentConfig // of the agent
 }
 
 func newWorld(flags []string, objects int, log string) (*world, error) {
@@ -115,6 +116,7 @@ func (w *world) startAgent(ctx context.Context) error {
 		return err
 	}
 	w.metrics = "http://" + config.MetricsAddr + "/metrics"
+	w.config = config
 	w.agent, err = w.run(ctx, w.log, func(log io.Writer) proc.Program {
 		return proc.Agent(filepath.Join(w.root, "bin", "cleat"), config, nil, log)
 	})

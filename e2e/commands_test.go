@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/jsonpath"
 
+	"github.com/cleat-dev/cleat/e2e/gitserver"
 	"github.com/cleat-dev/cleat/e2e/live"
+	"github.com/cleat-dev/cleat/e2e/proc"
 	"github.com/cleat-dev/cleat/e2e/testenv"
 	"github.com/cleat-dev/cleat/internal/agent"
 )
@@ -35,6 +38,9 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"cleat":      cmdCleat,
 	"helm":       cmdHelm,
 	"image":      positive(cmdImage),
+	"deliveries": positive(cmdDeliveries),
+	"hook":       positive(cmdHook),
+	"hooks":      positive(cmdHooks),
 	"kubectl":    cmdKubectl,
 	"kubeconfig": positive(cmdKubeconfig),
 	"managed":    positive(cmdManaged),
@@ -148,6 +154,55 @@ func cmdCleat(ts *testscript.TestScript, neg bool, args []string) {
 	if (code != 0) != neg {
 		ts.Fatalf("cleat %s: exit code %d", strings.Join(args, " "), code)
 	}
+}
+
+// hook REPO RECEIVER TOKEN: has every later push to the repository posted to the Receiver, signed with the token, as a Git host
+// does; returns when the Receiver takes hooks.
+func cmdHook(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) != 3 {
+		ts.Fatalf("usage: hook REPO RECEIVER TOKEN")
+	}
+	s.git.Hook(args[0], s.receiver(ts, args[1]), args[2])
+}
+
+// hooks REPO RECEIVER TOKEN COUNT: posts that many hooks about a push to the repository to the Receiver, one after the other.
+func cmdHooks(ts *testscript.TestScript, args []string) {
+	s := of(ts)
+	if len(args) != 4 {
+		ts.Fatalf("usage: hooks REPO RECEIVER TOKEN COUNT")
+	}
+	count, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	url, answers := s.receiver(ts, args[1]), map[int]int{}
+	for range count {
+		answers[gitserver.Deliver(url, args[2], args[0], "", "").Status]++
+	}
+	fmt.Fprintln(ts.Stdout(), answers)
+}
+
+// deliveries: prints how the hooks that pushes have brought were answered since it was called last.
+func cmdDeliveries(ts *testscript.TestScript, args []string) {
+	if len(args) != 0 {
+		ts.Fatalf("usage: deliveries")
+	}
+	var lines []string
+	for _, d := range of(ts).git.Deliveries() {
+		lines = append(lines, fmt.Sprintf("%s %d %v", d.Commit, d.Status, d.Err))
+	}
+	printLines(ts, lines)
+}
+
+// receiver returns the URL of a Receiver that the agent takes hooks at. There is nothing to watch for when it does: the path
+// is in the status a moment before.
+func (s *script) receiver(ts *testscript.TestScript, name string) string {
+	ctx, cancel := bounded()
+	defer cancel()
+	obj, err := s.cluster.Until(ctx, s.ref(ts, "receivers/"+name), live.Ready)
+	ts.Check(err)
+	url := s.agent.Hooks() + field(obj, "{.status.webhookPath}")
+	ts.Check(proc.AwaitHook(ctx, url))
+	return url
 }
 
 // image REPOSITORY:TAG DIR: pushes the files of DIR to the OCI registry.

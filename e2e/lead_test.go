@@ -11,7 +11,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/cleat-dev/cleat/e2e/gitserver"
 	"github.com/cleat-dev/cleat/e2e/live"
+	"github.com/cleat-dev/cleat/e2e/proc"
 	"github.com/cleat-dev/cleat/e2e/testenv"
 )
 
@@ -35,7 +37,7 @@ func TestLeaderElection(t *testing.T) {
 	if err := first.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, lease := range []string{"source-controller-leader-election", "kustomize-controller-leader-election"} {
+	for _, lease := range []string{"source-controller-leader-election", "kustomize-controller-leader-election", "helm-controller-leader-election"} {
 		held := func(obj *unstructured.Unstructured) bool { return field(obj, "{.spec.holderIdentity}") != "" }
 		if _, err := cluster.Until(ctx, live.Ref{Kind: "leases.coordination.k8s.io", Namespace: namespace, Name: lease}, held); err != nil {
 			t.Fatal(err)
@@ -75,6 +77,10 @@ spec: {interval: 1h, path: ./, prune: true, sourceRef: {kind: GitRepository, nam
 	if _, err := cluster.Until(ctx, ks, live.ReadyAt(commit)); err != nil {
 		t.Fatal(err)
 	}
+	standbyTakesHooks(t, ctx, cluster, namespace, second, func() { commit = push(3) })
+	if _, err := cluster.Until(ctx, ks, live.ReadyAt(commit)); err != nil {
+		t.Fatalf("the hook that the second agent has taken did not reach the first: %v", err)
+	}
 	if log := second.Log(); strings.Contains(log, `"reconciled"`) {
 		t.Errorf("the second agent has acted beside the first:\n%s", log)
 	}
@@ -90,6 +96,37 @@ spec: {interval: 1h, path: ./, prune: true, sourceRef: {kind: GitRepository, nam
 		t.Fatalf("the second agent has not taken over: %v", err)
 	}
 	requireMetrics(t, second.Metrics())
+}
+
+// standbyTakesHooks posts a hook about a push to an agent that waits for its lease: most senders try once, and a Service sends
+// them to any agent.
+func standbyTakesHooks(t *testing.T, ctx context.Context, cluster *testenv.Cluster, namespace string, standby *testenv.Agent, push func()) {
+	t.Helper()
+	if _, err := cluster.Apply(ctx, []byte(`
+apiVersion: v1
+kind: Secret
+metadata: {name: token}
+stringData: {token: canary-token}
+---
+apiVersion: notification.toolkit.fluxcd.io/v1
+kind: Receiver
+metadata: {name: push}
+spec: {type: github, secretRef: {name: token}, resources: [{kind: GitRepository, name: shop, filter: "req.repository.name == res.metadata.name"}]}
+`), namespace); err != nil {
+		t.Fatal(err)
+	}
+	receiver, err := cluster.Until(ctx, live.Ref{Kind: "receivers", Namespace: namespace, Name: "push"}, live.Ready)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := standby.Hooks() + field(receiver, "{.status.webhookPath}")
+	if err := proc.AwaitHook(ctx, url); err != nil {
+		t.Fatal(err)
+	}
+	push()
+	if d := gitserver.Deliver(url, "canary-token", "shop", "", ""); d.Status != http.StatusOK {
+		t.Fatalf("%d: %v", d.Status, d.Err)
+	}
 }
 
 // requireMetrics checks that the series which Flux's dashboards ask for are there after a reconciliation.
@@ -111,8 +148,11 @@ func requireMetrics(t *testing.T, url string) {
 		`gotk_reconcile_duration_seconds_count{kind="Kustomization",name="shop"`,
 		`gotk_reconcile_condition{kind="GitRepository",name="shop"`,
 		`gotk_suspend_status{kind="Kustomization",name="shop"`,
-		`gotk_resource_info{customresource_group="source.toolkit.fluxcd.io"`,
+		`gotk_resource_info{`,
+		`customresource_group="source.toolkit.fluxcd.io",customresource_kind="GitRepository"`,
 		`cleat_step_duration_seconds_count{kind="Kustomization",result="ok",step="apply"}`,
+		`cleat_events_total{kind="Kustomization",severity="info"}`,
+		`gotk_receiver_http_request_duration_seconds_count{code="200",handler="/hook/",method="POST",service=""} 1`,
 		`controller_runtime_reconcile_total{`,
 		`workqueue_depth{`,
 	} {

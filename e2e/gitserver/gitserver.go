@@ -34,8 +34,12 @@ type Server struct {
 	password string
 	served   chan error
 
-	mu    sync.Mutex
-	asked []string
+	posting sync.WaitGroup // hooks that are on their way
+
+	mu         sync.Mutex
+	asked      []string
+	hooks      map[string]hook // by the name of the repository
+	deliveries []Delivery
 }
 
 // Start serves the bare repositories that are in root or that are made there later. With a username, both reading and
@@ -49,13 +53,13 @@ func Start(root, username, password string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{root: root, url: "http://" + listener.Addr().String(), username: username, password: password, served: make(chan error, 1)}
+	s := &Server{root: root, url: "http://" + listener.Addr().String(), username: username, password: password, served: make(chan error, 1), hooks: map[string]hook{}}
 	backend := &cgi.Handler{
 		Path:   filepath.Join(strings.TrimSpace(out), "git-http-backend"),
 		Env:    append([]string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + author}, environment...),
 		Stderr: io.Discard, // Clients are told; nobody reads the server's log.
 	}
-	s.server = &http.Server{Handler: s.record(s.authenticate(backend)), ReadHeaderTimeout: 10 * time.Second}
+	s.server = &http.Server{Handler: s.record(s.authenticate(s.announce(backend))), ReadHeaderTimeout: 10 * time.Second}
 	go func() { s.served <- s.server.Serve(listener) }()
 	return s, nil
 }
@@ -63,6 +67,7 @@ func Start(root, username, password string) (*Server, error) {
 // Close ends the server and every transfer.
 func (s *Server) Close() error {
 	err := s.server.Close()
+	s.posting.Wait()
 	if served := <-s.served; !errors.Is(served, http.ErrServerClosed) {
 		return errors.Join(err, served)
 	}

@@ -418,6 +418,7 @@ var shortNames = map[string]string{
 	"hr":      "helmreleases",
 	"ks":      "kustomizations",
 	"ns":      "namespaces",
+	"pvc":     "persistentvolumeclaims",
 	"sts":     "statefulsets",
 	"svc":     "services",
 }

@@ -60,17 +60,17 @@ type AgentConfig struct {
 	Storage    string   // folder; kept between runs of one agent, never shared by two
 	Flags      []string // further flags
 	// Loopback addresses, host:port.
-	StorageAddr, MetricsAddr, HealthAddr string
+	StorageAddr, MetricsAddr, HealthAddr, ReceiverAddr string
 }
 
 // FreeAddresses fills in addresses that nobody listens on.
 func (c *AgentConfig) FreeAddresses() error {
-	for _, addr := range []*string{&c.StorageAddr, &c.MetricsAddr, &c.HealthAddr} {
+	for _, addr := range []*string{&c.StorageAddr, &c.MetricsAddr, &c.HealthAddr, &c.ReceiverAddr} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		// Held until all three are found, so that they differ.
+		// Held until all are found, so that they differ.
 		defer l.Close()
 		*addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 	}
@@ -87,6 +87,7 @@ func (c *AgentConfig) Args() []string {
 		"--storage-adv-addr=" + c.StorageAddr,
 		"--metrics-addr=" + c.MetricsAddr,
 		"--health-addr=" + c.HealthAddr,
+		"--receiverAddr=" + c.ReceiverAddr,
 	}, c.Flags...)
 }
 
@@ -143,4 +144,34 @@ func (c *AgentConfig) ready(ctx context.Context) error {
 		return fmt.Errorf("readyz answers %s", resp.Status)
 	}
 	return nil
+}
+
+// AwaitHook returns when an agent takes hooks at a URL: it then answers that they come by POST.
+func AwaitHook(ctx context.Context, url string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		last, err := hookAnswer(ctx, url)
+		if last == http.StatusMethodNotAllowed {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w; last answer of %s: %d, %w", ctx.Err(), url, last, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func hookAnswer(ctx context.Context, url string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,8 +62,21 @@ func NewAgent(t testing.TB, kubeconfig, namespace string, flags ...string) *Agen
 // With adds flags to those of every later start.
 func (a *Agent) With(flags ...string) { a.config.Flags = append(a.config.Flags, flags...) }
 
-// Start runs the agent in this process and returns when it is ready.
+// Start runs the agent in this process and returns when it is ready. The addresses that it is given are free when they are chosen
+// and may be somebody else's when it listens: then it is given others.
 func (a *Agent) Start(ctx context.Context) error {
+	for try := 1; ; try++ {
+		before := len(a.Log())
+		err := a.start(ctx)
+		if err == nil || try == 3 || !strings.Contains(a.Log()[before:], "address already in use") {
+			return err
+		}
+		<-a.ended
+		a.cancel = nil
+	}
+}
+
+func (a *Agent) start(ctx context.Context) error {
 	if err := a.prepare(); err != nil {
 		return err
 	}
@@ -164,6 +178,9 @@ func (a *Agent) Metrics() string { return "http://" + a.config.MetricsAddr + "/m
 
 // Health is the URL of the agent's probe.
 func (a *Agent) Health() string { return "http://" + a.config.HealthAddr + "/healthz" }
+
+// Hooks is the URL of where the agent takes hooks, without a path.
+func (a *Agent) Hooks() string { return "http://" + a.config.ReceiverAddr }
 
 // StorageAddr is where the agent serves artifacts.
 func (a *Agent) StorageAddr() string { return a.config.StorageAddr }

@@ -41,6 +41,7 @@ type Flags struct {
 	TokenCacheDuration time.Duration
 	MetricsAddr        string
 	HealthAddr         string
+	ReceiverAddr       string
 	LogLevel           string
 	LogEncoding        string
 	Concurrent         int
@@ -97,6 +98,8 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.DurationVar(&f.TokenCacheDuration, "token-cache-max-duration", time.Hour, "how long a cloud's token is kept at most")
 	set.StringVar(&f.MetricsAddr, "metrics-addr", ":8080", "address on which /metrics is served")
 	set.StringVar(&f.HealthAddr, "health-addr", ":9440", "address on which /healthz and /readyz are served")
+	// Written as in Flux, where it is the only one that is.
+	set.StringVar(&f.ReceiverAddr, "receiverAddr", ":9292", "address on which the hooks of Receivers are taken")
 	set.StringVar(&f.LogLevel, "log-level", "info", "trace, debug, info or error")
 	set.StringVar(&f.LogEncoding, "log-encoding", "json", "json or console")
 	set.IntVar(&f.Concurrent, "concurrent", 4, "how many objects of each kind are reconciled at a time")

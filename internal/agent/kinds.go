@@ -24,7 +24,7 @@ var required = []schema.GroupVersionKind{api.GitRepositoryKind, api.Kustomizatio
 // is served all the same; what is missing is said in the log.
 func servedKinds(mapper meta.RESTMapper, log *slog.Logger) ([]schema.GroupVersionKind, error) {
 	var served []schema.GroupVersionKind
-	for _, kind := range append(slices.Clone(sourceKinds), api.KustomizationKind, api.HelmReleaseKind) {
+	for _, kind := range append(slices.Clone(sourceKinds), api.KustomizationKind, api.HelmReleaseKind, api.ReceiverKind) {
 		_, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
 		switch {
 		case err == nil:

@@ -25,17 +25,17 @@ import (
 // setupHelm starts what reconciles HelmReleases, if the cluster knows them. clusters are Helm's own view of them: what a
 // HelmRelease and a Kustomization of the same name need to see is not the same. refetch wakes a source whose snapshot is not in
 // the store.
-func setupHelm(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, clusters *kube.Clusters, engine *drift.Engine,
+func setupHelm(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *reconcile.Bus, store *artifact.Store, clusters *kube.Clusters, engine *drift.Engine,
 	kinds []schema.GroupVersionKind, refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
 	if !slices.Contains(kinds, api.HelmReleaseKind) {
 		return nil // servedKinds has said so
 	}
 	log = log.With("controllerKind", api.HelmReleaseKind.Kind, "controller", "helmrelease")
-	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.HelmManager))
+	recorder := recorderOf(mgr, bus, api.HelmManager)
 	r := apphelm.New(apphelm.Reconciler{
 		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Clusters: clusters,
 		Charts:   charts.New(charts.Limits{Chart: chartfile.Limits{Archive: flags.HelmChartMax, File: flags.HelmFileMax}}),
-		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
+		Recorder: recorder, Waker: edge.Requests.Waker(api.HelmReleaseKind), Requests: edge.Requests, Log: log, ProgressAfter: edge.ProgressAfter,
 		Lost: refetch, Drift: engine,
 		Options: flags.releases(),
 	})

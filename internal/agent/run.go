@@ -34,6 +34,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
+	"github.com/cleat-dev/cleat/internal/webhook"
 )
 
 // progressAfter is how long a step or a wait lasts before the status tells of it.
@@ -78,8 +79,12 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(newResources(mgr.GetCache(), kinds, log), store.Usage()) // Go's own series are in controller-runtime's registry
 	watchdog := reconcile.NewWatchdog()
+	bus := reconcile.NewBus(registry)
+	if err := mgr.Add(tally(registry, bus)); err != nil {
+		return fmt.Errorf("counting events: %w", err)
+	}
 	edge := reconcile.Edge{
-		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog,
+		Reader: mgr.GetCache(), Metrics: reconcile.NewMetrics(registry), Watchdog: watchdog, Requests: reconcile.NewRequests(),
 		ProgressAfter: progressAfter,
 		Timing: reconcile.Timing{
 			MinRetry: flags.MinRetryDelay, MaxRetry: flags.MaxRetryDelay,
@@ -89,8 +94,8 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if edge.Client, err = client.New(config, client.Options{Scheme: mgr.GetScheme(), Mapper: cluster.Mapper}); err != nil {
 		return fmt.Errorf("making the client: %w", err)
 	}
-	refetch := newRefetch()
-	if err := setupSources(ctx, mgr, edge, store, kinds, refetch, flags, log); err != nil {
+	refetch := newRefetch(edge.Requests)
+	if err := setupSources(ctx, mgr, edge, bus, store, kinds, refetch, flags, log); err != nil {
 		return err
 	}
 	clusters := flags.clusters(cluster, kube.Kustomizations(), edge.Client, log)
@@ -99,17 +104,21 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := setupSync(ctx, mgr, edge, store, clusters, engine, kinds, refetch.wake, flags, log); err != nil {
+	if err := setupSync(ctx, mgr, edge, bus, store, clusters, engine, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	forReleases := cluster.For(kube.HelmReleases())
 	defer forReleases.Close()
 	releases := flags.clusters(forReleases, kube.HelmReleases(), edge.Client, log)
 	defer releases.Close()
-	if err := setupHelm(ctx, mgr, edge, store, releases, engine, kinds, refetch.wake, flags, log); err != nil {
+	if err := setupHelm(ctx, mgr, edge, bus, store, releases, engine, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
-	return serve(ctx, flags, config, mgr, kinds, store, registry, watchdog, log)
+	hooks, err := setupReceivers(ctx, config, mgr, edge, bus, kinds, registry, flags, log)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, flags, config, mgr, kinds, store, hooks, registry, watchdog, log)
 }
 
 // newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and the metadata of what wakes
@@ -143,13 +152,13 @@ func newManager(config *rest.Config, mapper meta.RESTMapper, kinds []schema.Grou
 }
 
 // setupSync starts what reconciles Kustomizations. refetch wakes a source whose snapshot is not in the store.
-func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, clusters *kube.Clusters, engine *drift.Engine,
+func setupSync(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *reconcile.Bus, store *artifact.Store, clusters *kube.Clusters, engine *drift.Engine,
 	kinds []schema.GroupVersionKind, refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
 	log = log.With("controllerKind", api.KustomizationKind.Kind, "controller", "kustomization")
-	recorder := reconcile.NewRecorder(mgr.GetEventRecorderFor(api.ApplyManager))
+	recorder := recorderOf(mgr, bus, api.ApplyManager)
 	r := appsync.New(appsync.Reconciler{
 		Reader: edge.Reader, Live: edge.Client, Pages: edge.Client, Snapshots: store, Clusters: clusters,
-		Recorder: recorder, Waker: &reconcile.Waker{}, Log: log, ProgressAfter: edge.ProgressAfter,
+		Recorder: recorder, Waker: edge.Requests.Waker(api.KustomizationKind), Requests: edge.Requests, Log: log, ProgressAfter: edge.ProgressAfter,
 		Lost: refetch, Drift: engine,
 		Options: appsync.Options{
 			Sharded:              flags.WatchSelector != "",
@@ -189,7 +198,8 @@ func newDrift(mgr ctrl.Manager, edge reconcile.Edge, registry *prometheus.Regist
 }
 
 // serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails.
-func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, kinds []schema.GroupVersionKind, store *artifact.Store, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
+func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, kinds []schema.GroupVersionKind, store *artifact.Store,
+	hooks *webhook.Server, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
 	var working atomic.Bool
 	ready := func(*http.Request) error {
 		if !working.Load() && !flags.LeaderElection {
@@ -197,7 +207,7 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 		}
 		return nil
 	}
-	servers := make([]*server, 0, 3)
+	servers := make([]*server, 0, 4)
 	for _, s := range []struct {
 		name, address string
 		handler       http.Handler
@@ -213,8 +223,19 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 		defer listening.listener.Close()
 		servers = append(servers, listening)
 	}
+	if hooks != nil {
+		listening, err := listenForHooks(ctx, flags.ReceiverAddr, hooks)
+		if err != nil {
+			return err
+		}
+		defer listening.listener.Close()
+		servers = append(servers, listening)
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
+	if hooks != nil {
+		group.Go(func() error { return hooks.Run(ctx) })
+	}
 	for _, s := range servers {
 		group.Go(func() error { return s.serve(ctx) })
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/cleat-dev/cleat/internal/webhook"
 )
 
 // shutdownGrace is how long a server may take to finish the requests it has when the agent stops.
@@ -34,6 +36,21 @@ func listen(ctx context.Context, name, address string, handler http.Handler) (*s
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 	}}, nil
+}
+
+// listenForHooks listens where anybody may call: every connection has little time and little room.
+func listenForHooks(ctx context.Context, address string, hooks http.Handler) (*server, error) {
+	s, err := listen(ctx, "hooks", address, hooks)
+	if err != nil {
+		return nil, err
+	}
+	s.listener = webhook.Guard(s.listener)
+	s.http.ReadHeaderTimeout = 5 * time.Second
+	s.http.ReadTimeout = 15 * time.Second
+	s.http.WriteTimeout = 30 * time.Second
+	s.http.IdleTimeout = 30 * time.Second
+	s.http.MaxHeaderBytes = 16 << 10
+	return s, nil
 }
 
 // serve answers until ctx ends.

@@ -52,10 +52,10 @@ type lostSource struct {
 // that asked a hundred times as often as the source's own back-off allows.
 const wakeEvery = 10 * time.Second
 
-func newRefetch() *refetch {
+func newRefetch(requests *reconcile.Requests) *refetch {
 	r := &refetch{wakers: map[schema.GroupVersionKind]*reconcile.Waker{}, woken: map[lostSource]time.Time{}}
 	for _, kind := range sourceKinds {
-		r.wakers[kind] = &reconcile.Waker{}
+		r.wakers[kind] = requests.Waker(kind)
 	}
 	return r
 }
@@ -94,11 +94,11 @@ type sources struct {
 }
 
 // setupSources starts what fetches sources.
-func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, store *artifact.Store, kinds []schema.GroupVersionKind,
+func setupSources(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *reconcile.Bus, store *artifact.Store, kinds []schema.GroupVersionKind,
 	refetch *refetch, flags Flags, log *slog.Logger) error {
 	s := &sources{
 		mgr: mgr, edge: edge, store: store, kinds: kinds, refetch: refetch, network: source.Network{AllowLinkLocal: flags.AllowLinkLocal}, flags: flags, log: log,
-		recorder:   reconcile.NewRecorder(mgr.GetEventRecorderFor(api.SourceManager)),
+		recorder:   recorderOf(mgr, bus, api.SourceManager),
 		identities: source.Identities{Client: edge.Client, Tokens: flags.tokens},
 	}
 	if err := s.keepHouse(store); err != nil {
@@ -139,7 +139,7 @@ func (s *sources) keepHouse(housekeeping ...manager.Runnable) error {
 func (s *sources) controller(kind schema.GroupVersionKind) *ctrl.Builder {
 	return ctrl.NewControllerManagedBy(s.mgr).Named(strings.ToLower(kind.Kind)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.flags.Concurrent}).
-		For(api.Undecoded(kind), builder.WithPredicates(reconcile.Asked())).
+		For(api.Undecoded(kind), builder.WithPredicates(s.edge.Requests.Asked())).
 		WatchesRawSource(source.Stored(s.store, kind.Kind)).
 		WatchesRawSource(s.refetch.wakers[kind])
 }

@@ -7,11 +7,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
 // TestF25_ALostSourceIsNotWokenAllTheTime: however many readers miss an artifact, its server is not asked for it all the time.
 func TestF25_ALostSourceIsNotWokenAllTheTime(t *testing.T) {
-	r, now := newRefetch(), time.Now()
+	r, now := newRefetch(reconcile.NewRequests()), time.Now()
 	shop := lostSource{api.GitRepositoryKind, types.NamespacedName{Namespace: "demo", Name: "shop"}}
 	web := lostSource{api.BucketKind, shop.key}
 	if !r.due(shop, now) || r.due(shop, now.Add(wakeEvery/2)) || !r.due(web, now) || !r.due(shop, now.Add(wakeEvery)) {

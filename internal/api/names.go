@@ -12,6 +12,8 @@ const (
 	SyncStatusManager = "gotk-kustomize-controller"
 	// SourceManager writes the status of sources.
 	SourceManager = "source-controller"
+	// NotificationManager writes the status of Receivers, and the requests that hooks bring to other objects.
+	NotificationManager = "notification-controller"
 
 	// OwnerGroup prefixes the owner labels `<group>/name` and `<group>/namespace` on every object a Kustomization applies.
 	OwnerGroup     = "kustomize.toolkit.fluxcd.io"

@@ -5,6 +5,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,6 +25,7 @@ var (
 	ExternalArtifactKind = sourcev1.GroupVersion.WithKind(sourcev1.ExternalArtifactKind)
 	KustomizationKind    = kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
 	HelmReleaseKind      = helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)
+	ReceiverKind         = notificationv1.GroupVersion.WithKind(notificationv1.ReceiverKind)
 )
 
 // NewScheme returns a scheme that knows Kubernetes' own kinds, CustomResourceDefinitions and the Flux kinds served here.
@@ -34,6 +36,7 @@ func NewScheme() *runtime.Scheme {
 	utilruntime.Must(sourcev1.AddToScheme(s))
 	utilruntime.Must(kustomizev1.AddToScheme(s))
 	utilruntime.Must(helmv2.AddToScheme(s))
+	utilruntime.Must(notificationv1.AddToScheme(s))
 	return s
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
+	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/ext"
 )
 
@@ -71,24 +72,9 @@ func Parse(text string) (*Expr, error) {
 
 // Compile returns an expression that may name the given variables only, which are objects, and that is true or false.
 func Compile(text string, vars ...string) (*Expr, error) {
-	env, err := base()
+	env, tree, err := compile(text, vars)
 	if err != nil {
 		return nil, err
-	}
-	if err := check(text); err != nil {
-		return nil, err
-	}
-	object := cel.MapType(cel.StringType, cel.DynType)
-	declared := make([]cel.EnvOption, len(vars))
-	for i, name := range vars {
-		declared[i] = cel.Variable(name, object)
-	}
-	if env, err = env.Extend(declared...); err != nil {
-		return nil, fmt.Errorf("declaring %s: %w", strings.Join(vars, ", "), err)
-	}
-	tree, issues := env.Compile(text)
-	if issues.Err() != nil {
-		return nil, flat(issues)
 	}
 	if tree.OutputType() != cel.BoolType {
 		return nil, fmt.Errorf("it must be true or false, and is of the type %s", tree.OutputType())
@@ -96,11 +82,44 @@ func Compile(text string, vars ...string) (*Expr, error) {
 	return plan(env, tree)
 }
 
+// CompileValue returns an expression that may name the given variables only, which are objects, and that is of any type.
+func CompileValue(text string, vars ...string) (*Expr, error) {
+	env, tree, err := compile(text, vars)
+	if err != nil {
+		return nil, err
+	}
+	return plan(env, tree)
+}
+
+func compile(text string, vars []string) (*cel.Env, *cel.Ast, error) {
+	env, err := base()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := check(text); err != nil {
+		return nil, nil, err
+	}
+	object := cel.MapType(cel.StringType, cel.DynType)
+	declared := make([]cel.EnvOption, len(vars))
+	for i, name := range vars {
+		declared[i] = cel.Variable(name, object)
+	}
+	if env, err = env.Extend(declared...); err != nil {
+		return nil, nil, fmt.Errorf("declaring %s: %w", strings.Join(vars, ", "), err)
+	}
+	tree, issues := env.Compile(text)
+	if issues.Err() != nil {
+		return nil, nil, flat(issues)
+	}
+	return env, tree, nil
+}
+
+// Value runs the expression. What it returns may be part of the value of a variable of another expression.
+func (e *Expr) Value(vars map[string]any) (any, error) { return e.eval(vars) }
+
 // True runs the expression. A value that it needs and that is not there is an error, as is work beyond the limits.
 func (e *Expr) True(vars map[string]any) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), maxTime)
-	defer cancel()
-	value, _, err := e.program.ContextEval(ctx, vars)
+	value, err := e.eval(vars)
 	if err != nil {
 		return false, err
 	}
@@ -109,6 +128,13 @@ func (e *Expr) True(vars map[string]any) (bool, error) {
 		return false, fmt.Errorf("it must be true or false, and is of the type %s", value.Type().TypeName())
 	}
 	return bool(yes), nil
+}
+
+func (e *Expr) eval(vars map[string]any) (ref.Val, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), maxTime)
+	defer cancel()
+	value, _, err := e.program.ContextEval(ctx, vars)
+	return value, err
 }
 
 // base is the environment that Flux gives expressions: what they may call.

@@ -102,6 +102,28 @@ func TestCompile(t *testing.T) {
 	}
 }
 
+// TestValue: what one expression comes to is what another works with.
+func TestValue(t *testing.T) {
+	names, err := CompileValue(`dep.spec.names.map(n, n + '!')`, "dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := names.Value(map[string]any{"dep": object()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Compile(`vars.names == ['a!', 'b!'] && vars.names.join('').size() == 4`, "vars")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := run(e, map[string]any{"vars": map[string]any{"names": value}}); got != yes {
+		t.Errorf("it is %s", got)
+	}
+	if _, err := CompileValue(`other.name`, "dep"); err == nil {
+		t.Error("a variable that there is not was taken")
+	}
+}
+
 // TestRefused: what cannot be understood is found before it runs, and told in one line.
 func TestRefused(t *testing.T) {
 	for text, says := range map[string]string{

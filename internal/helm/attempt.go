@@ -37,6 +37,7 @@ type attempt struct {
 	intended bool      // release: what is attempted is on record
 	forgiven bool      // release: failures were counted for something else, and are to be dropped
 	policy   Policy    // release: that of the last action, when nothing is left to do, or nothing now
+	next     string    // release: when what has failed is tried again; the end of a message
 	drift    *drifting // release: what has drifted; nil when nobody has looked
 	found    []found   // release: the same, for the record
 

@@ -27,12 +27,21 @@ import (
 type cause struct {
 	// says what has to happen: `Namespace/x exists`.
 	says string
-	// changed asks the cluster whether it has.
-	changed func(context.Context, *kube.Cluster, client.Reader) (bool, error)
+	// changed asks the cluster whether it has. It is asked with the agent's own rights: a tenant may not read such things.
+	changed func(context.Context, *kube.Cluster) (bool, error)
+	// news is the watch that tells when it is worth asking, and concerns says of which objects.
+	news     news
+	concerns func(name string) bool
+}
+
+// news are objects to watch, of one namespace or of one name, where these are not empty.
+type news struct {
+	resource        schema.GroupVersionResource
+	namespace, name string
 }
 
 // causeOf finds the cause in the errors of an action; nil when none of them tells of one.
-func causeOf(ctx context.Context, errs []error, reader client.Reader) *cause {
+func causeOf(ctx context.Context, errs []error, cluster *kube.Cluster) *cause {
 	for _, err := range errs {
 		var kind *meta.NoKindMatchError
 		if errors.As(err, &kind) && len(kind.SearchedVersions) > 0 {
@@ -47,34 +56,88 @@ func causeOf(ctx context.Context, errs []error, reader client.Reader) *cause {
 		case apierrors.IsNotFound(err) && status.Details != nil && status.Details.Kind == "namespaces":
 			return missingNamespace(status.Details.Name)
 		case apierrors.IsForbidden(err) && exceeded.MatchString(status.Message):
-			return fullQuota(ctx, reader, quotaNamespace(err))
+			namespace := quotaNamespace(err)
+			before, err := quotas(ctx, cluster, namespace)
+			if namespace == "" || err != nil {
+				return nil // nothing to compare with
+			}
+			return fullQuota(namespace, before)
 		}
 	}
 	return nil
 }
 
+// The causes, as messages say them.
+var (
+	saysNamespace = regexp.MustCompile(`^Namespace/(\S+) exists$`)
+	saysKind      = regexp.MustCompile(`^the cluster knows the kind (\S+) of (\S+)$`)
+	saysQuota     = regexp.MustCompile(`^a ResourceQuota of the namespace (\S+) changes$`)
+	saysWhen      = regexp.MustCompile(`; it is tried again (?:[^;]*, and )?when ([^;]*)$`)
+)
+
+// causeIn finds the cause in a message of nextTry's, by which a process knows what an earlier one has found out; nil when it
+// tells of none. What quotas allowed then it does not tell, so that their release has one more try.
+func causeIn(message string) *cause {
+	when := saysWhen.FindStringSubmatch(message)
+	if when == nil {
+		return nil
+	}
+	if of := saysNamespace.FindStringSubmatch(when[1]); of != nil {
+		return missingNamespace(of[1])
+	}
+	if of := saysKind.FindStringSubmatch(when[1]); of != nil {
+		return missingKind(schema.FromAPIVersionAndKind(of[2], of[1]))
+	}
+	if of := saysQuota.FindStringSubmatch(when[1]); of != nil {
+		return fullQuota(of[1], "")
+	}
+	return nil
+}
+
+// nextTry is the end of a message about a failure: when it is tried again. Either may be empty.
+func nextTry(regularly, cause string) string {
+	switch {
+	case regularly == "" && cause == "":
+		return ""
+	case cause == "":
+		return "; it is tried again " + regularly
+	case regularly == "":
+		return "; it is tried again when " + cause
+	}
+	return "; it is tried again " + regularly + ", and when " + cause
+}
+
+// missingKind is a kind that is not served. Most come with a CustomResourceDefinition, which has the name of its group.
 func missingKind(gvk schema.GroupVersionKind) *cause {
 	return &cause{
 		says: fmt.Sprintf("the cluster knows the kind %s of %s", gvk.Kind, gvk.GroupVersion()),
-		changed: func(_ context.Context, cluster *kube.Cluster, _ client.Reader) (bool, error) {
+		changed: func(_ context.Context, cluster *kube.Cluster) (bool, error) {
 			_, err := cluster.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 			if meta.IsNoMatchError(err) {
 				return false, nil
 			}
 			return err == nil, err
 		},
+		news:     news{resource: schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}},
+		concerns: func(name string) bool { return strings.HasSuffix(name, "."+gvk.Group) },
 	}
 }
 
 func missingNamespace(name string) *cause {
 	return &cause{
 		says: fmt.Sprintf("Namespace/%s exists", name),
-		changed: func(ctx context.Context, _ *kube.Cluster, reader client.Reader) (bool, error) {
+		changed: func(ctx context.Context, cluster *kube.Cluster) (bool, error) {
+			user, err := cluster.User("")
+			if err != nil {
+				return false, err
+			}
 			namespace := &metav1.PartialObjectMetadata{}
 			namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-			err := reader.Get(ctx, types.NamespacedName{Name: name}, namespace)
+			err = user.Client.Get(ctx, types.NamespacedName{Name: name}, namespace)
 			return err == nil && namespace.DeletionTimestamp == nil, client.IgnoreNotFound(err)
 		},
+		news:     news{resource: corev1.SchemeGroupVersion.WithResource("namespaces"), name: name},
+		concerns: func(string) bool { return true },
 	}
 }
 
@@ -92,28 +155,30 @@ func quotaNamespace(err error) string {
 }
 
 // fullQuota is a quota that has no room. That less is in use is no change by itself: a failed action and its undoing make it so.
-func fullQuota(ctx context.Context, reader client.Reader, namespace string) *cause {
-	before, err := quotas(ctx, reader, namespace)
-	if namespace == "" || err != nil {
-		return nil // nothing to compare with
-	}
+func fullQuota(namespace, before string) *cause {
 	return &cause{
 		says: fmt.Sprintf("a ResourceQuota of the namespace %s changes", namespace),
-		changed: func(ctx context.Context, _ *kube.Cluster, reader client.Reader) (bool, error) {
-			now, err := quotas(ctx, reader, namespace)
+		changed: func(ctx context.Context, cluster *kube.Cluster) (bool, error) {
+			now, err := quotas(ctx, cluster, namespace)
 			return err == nil && now != before, err
 		},
+		news:     news{resource: corev1.SchemeGroupVersion.WithResource("resourcequotas"), namespace: namespace},
+		concerns: func(string) bool { return true },
 	}
 }
 
 // quotas identifies what the quotas of a namespace allow.
-func quotas(ctx context.Context, reader client.Reader, namespace string) (string, error) {
-	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ResourceQuotaList"))
-	if err := reader.List(ctx, list, client.InNamespace(namespace)); err != nil {
+func quotas(ctx context.Context, cluster *kube.Cluster, namespace string) (string, error) {
+	user, err := cluster.User("")
+	if err != nil {
 		return "", err
 	}
-	var allow []string
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ResourceQuotaList"))
+	if err := user.Client.List(ctx, list, client.InNamespace(namespace)); err != nil {
+		return "", err
+	}
+	allow := []string{namespace} // without any quota, it is still what was there
 	for _, quota := range list.Items {
 		allow = append(allow, fmt.Sprint(quota.GetUID(), quota.Object["spec"]))
 	}

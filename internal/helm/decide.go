@@ -209,7 +209,7 @@ func unlessExhausted(o Observed, s Spec, policy Policy, failures int64, action A
 	}
 	if o.Cause != "" {
 		refusal.Retry = api.RetryWoken
-		refusal.Message += "; it is tried again when " + o.Cause
+		refusal.Message += nextTry("", o.Cause)
 	}
 	return Action{Kind: None, Why: "exceeded maximum retries", Fault: refusal}
 }

@@ -41,7 +41,8 @@ func chartDeletedEvent(key types.NamespacedName) reconcile.Event {
 	return reconcile.Event{Type: corev1.EventTypeNormal, Reason: chartDeleted, Message: "Deleted HelmChart/" + key.String()}
 }
 
-// stepEvent tells what came of an action. What Helm itself has said lately is told with a failure.
+// stepEvent tells what came of an action. What Helm itself has said lately is told with a failure, unless it is that of a test, of
+// which Helm says no more than which objects it has made.
 func (a *attempt) stepEvent(s step) reconcile.Event {
 	e := reconcile.Event{Type: corev1.EventTypeNormal, Reason: s.Reason, Message: s.Message, Metadata: snapshotMetadata(s.Release)}
 	if s.Release == nil {
@@ -49,7 +50,7 @@ func (a *attempt) stepEvent(s step) reconcile.Event {
 	}
 	if s.Err != nil {
 		e.Type = corev1.EventTypeWarning
-		if s.Logs != "" {
+		if s.Logs != "" && s.Kind != Test {
 			e.Message += "\n\nLast Helm logs:\n\n" + s.Logs
 		}
 	}

@@ -82,6 +82,7 @@ func (a *attempt) deleting() string { return "Uninstalling the release" }
 func (r *Reconciler) gone(key types.NamespacedName) {
 	r.operations.forget(key)
 	r.watched.forget(key)
+	r.causes.forget(key)
 	r.templates.forget(key)
 	r.understood.Forget(key)
 	r.dependants.Waiting.Leave(key)

@@ -72,6 +72,8 @@ type Reconciler struct {
 	Clusters Clusters
 	Recorder *reconcile.Recorder
 	Waker    *reconcile.Waker
+	// Requests are those that this process makes; nil is none.
+	Requests *reconcile.Requests
 	Log      *slog.Logger
 	Options  Options
 	// Drift looks after releases between their runs.
@@ -83,6 +85,7 @@ type Reconciler struct {
 
 	operations *operations
 	watched    *watched
+	causes     *causes
 	templates  *templates
 	understood *reconcile.Memo[understanding]
 	dependants *depend.Checker
@@ -96,8 +99,8 @@ func New(r Reconciler) *Reconciler {
 	if r.Drift == nil {
 		r.Drift = drift.NewEngine(drift.Options{Log: r.Log})
 	}
-	r.operations = newOperations(r.Waker.Wake)
 	r.watched = newWatched(r.Drift)
+	r.operations, r.causes = newOperations(r.Waker.Wake), newCauses(r.Waker.Wake, r.Log)
 	r.templates = newTemplates()
 	r.understood = reconcile.NewMemo[understanding]()
 	objects := reconcile.Objects{Cache: r.Reader}

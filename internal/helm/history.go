@@ -32,7 +32,7 @@ func remember(history v2.Snapshots, written map[int]*v2.Snapshot, action v2.Rele
 		out[at] = snapshot
 	}
 	for _, s := range out {
-		if s.Version == newest && written[newest] != nil {
+		if s.Version == newest && written[newest] != nil && action != "" {
 			s.Action = action
 		}
 	}

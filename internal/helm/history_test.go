@@ -37,6 +37,15 @@ func TestRememberKeepsWhatOnlyTheHistoryKnows(t *testing.T) {
 	}
 }
 
+// What a test does to the history is no other action than the one that made the release.
+func TestRememberKeepsTheActionThatWasTested(t *testing.T) {
+	tested := snapshot(1, "deployed")
+	tested.Action = "install"
+	if got := remember(v2.Snapshots{snapshot(1, "deployed")}, map[int]*v2.Snapshot{1: tested}, releaseAction(Action{Kind: Test})); got[0].Action != "install" {
+		t.Errorf("its action is %q", got[0].Action)
+	}
+}
+
 // A rollback that fails calls the release which it was to undo superseded; to go back to that would be no remedy.
 func TestRememberGoesOnCallingAFailureOne(t *testing.T) {
 	was := v2.Snapshots{snapshot(2, "failed"), snapshot(1, "deployed")}
@@ -120,9 +129,33 @@ func TestCauses(t *testing.T) {
 		says := ""
 		if found := causeOf(t.Context(), []error{errors.New("first"), c.err}, nil); found != nil {
 			says = found.says
+			for _, regularly := range []string{"", "every 5m0s", "after a longer while each time"} {
+				if again := causeIn("Helm install failed: it is tried again when; " + says + nextTry(regularly, says)); again == nil || again.says != says {
+					t.Errorf("%q is not found again in a message: %v", says, again)
+				}
+			}
 		}
 		if says != c.says {
 			t.Errorf("%v: %q, want %q", c.err, says, c.says)
+		}
+	}
+}
+
+// TestCauseIn: what a message says of a cause, and no other words, is what is waited for.
+func TestCauseIn(t *testing.T) {
+	for message, says := range map[string]string{
+		"x; it is tried again when a ResourceQuota of the namespace demo changes": "a ResourceQuota of the namespace demo changes",
+		"x; it is tried again when Namespace/late exists; and more":               "",
+		"x; it is tried again every 5m0s":                                         "",
+		"x; it is tried again when the moon is full":                              "",
+		"Namespace/late exists":                                                   "", "": "",
+	} {
+		got := ""
+		if c := causeIn(message); c != nil {
+			got = c.says
+		}
+		if got != says {
+			t.Errorf("%q: %q, want %q", message, got, says)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (j *job) run() step {
 	if err != nil {
 		result.Blameless = j.blameless()
 		if !result.Blameless && j.witness != nil {
-			result.cause = causeOf(j.ctx, append(j.witness.seen(), err), j.user.Client)
+			result.cause = causeOf(j.ctx, append(j.witness.seen(), err), j.cluster)
 		}
 	}
 	of := subjectOf(result.Release, j.target, j.chartVersion())

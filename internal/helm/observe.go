@@ -56,16 +56,30 @@ func (r *Reconciler) observe(ctx context.Context, a *attempt) (*view, error) {
 	if err := r.observeStorage(ctx, a, v); err != nil {
 		return nil, err
 	}
-	if c := r.operations.recall(a.key); c != nil {
-		v.Cause = c.says
-		if v.CauseGone, err = c.changed(ctx, a.cluster, v.user.Client); err != nil {
-			return nil, fmt.Errorf("looking whether %s: %w", c.says, err)
-		}
-	}
+	r.observeCause(ctx, a, v)
 	if state, _ := stateOf(v.Observed, v.spec); state != InSync || !a.hr.GetDriftDetection().MustDetectChanges() {
 		return v, nil // there is more to do than to look for drift, or nobody asks for that
 	}
 	return v, r.observeDrift(ctx, a, v)
+}
+
+// observeCause looks whether what the last action has failed of has changed. What an earlier process knew of it is in Ready.
+func (r *Reconciler) observeCause(ctx context.Context, a *attempt, v *view) {
+	c, known := r.causes.recall(a.key)
+	if !known {
+		if a.run.Before != nil {
+			c = causeIn(a.run.Before.Message)
+		}
+		r.causes.remember(a.key, c, a.cluster)
+	}
+	if c == nil {
+		return
+	}
+	changed, err := c.changed(ctx, a.cluster)
+	if err != nil { // it is not known to have changed, and is asked about again
+		r.Log.Debug("looking for a cause", "name", a.key.Name, "namespace", a.key.Namespace, "cause", c.says, "error", err)
+	}
+	v.Cause, v.CauseGone = c.says, changed && err == nil
 }
 
 // specOf reads what the attempt asks for.

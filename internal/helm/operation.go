@@ -133,10 +133,9 @@ type operations struct {
 	renderer *render.Renderer
 	// room bounds how many work at a time. One that waits takes none.
 	room chan struct{}
-	// memory holds what is kept of an object between its attempts.
+
 	mu      sync.Mutex
 	by      map[types.NamespacedName]*operation
-	memory  map[types.NamespacedName]*cause
 	stopped bool
 	wg      sync.WaitGroup
 }
@@ -149,7 +148,7 @@ func newOperations(wake func(types.NamespacedName)) *operations {
 	utilruntime.Must(corev1.AddToScheme(scheme))
 	return &operations{
 		wake: wake, scheme: scheme, renderer: render.New(), room: make(chan struct{}, working),
-		by: map[types.NamespacedName]*operation{}, memory: map[types.NamespacedName]*cause{},
+		by: map[types.NamespacedName]*operation{},
 	}
 }
 
@@ -217,30 +216,12 @@ func (s *operations) take(key types.NamespacedName, o *operation) {
 	}
 }
 
-// remember keeps what an object's last action has failed of; nil forgets.
-func (s *operations) remember(key types.NamespacedName, c *cause) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c == nil {
-		delete(s.memory, key)
-		return
-	}
-	s.memory[key] = c
-}
-
-func (s *operations) recall(key types.NamespacedName) *cause {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.memory[key]
-}
-
 // forget cuts off and forgets all of an object that is gone.
 func (s *operations) forget(key types.NamespacedName) {
 	s.cancel(key, errDeleted)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.by, key)
-	delete(s.memory, key)
 }
 
 // stop cuts off every operation and returns when the last has ended, so that what it has left is on record in the storage.

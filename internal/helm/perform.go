@@ -54,9 +54,8 @@ func (a *attempt) rest(v *view) error {
 	reason, message := f.Reason, f.Message
 	if reason == "" {
 		reason, message = a.whatFailed(v)
-		if v.Cause != "" {
-			message += "; it is tried again when " + v.Cause
-		}
+		a.next = nextTry(a.regularly(f), v.Cause)
+		message += a.next
 	}
 	fault := api.Faultf(reason, f.Retry, "%s", message)
 	if wait := time.Until(f.At); !f.At.IsZero() && f.Retry != api.RetryNever {
@@ -65,6 +64,17 @@ func (a *attempt) rest(v *view) error {
 		fault.After = max(wait, time.Second)
 	}
 	return fault
+}
+
+// regularly says how often what has failed is tried again, whatever happens.
+func (a *attempt) regularly(f *Refusal) string {
+	switch {
+	case f.Retry == api.RetryInterval && a.policy.Retry:
+		return "every " + a.policy.RetryInterval.String()
+	case f.Retry == api.RetryBackoff:
+		return "after a longer while each time"
+	}
+	return ""
 }
 
 // whatFailed returns Flux's words for the action that has failed last: in this attempt, or by the conditions that it has left.

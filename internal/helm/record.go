@@ -69,8 +69,8 @@ func (a *attempt) takeForce(status *v2.HelmReleaseStatus) {
 // record puts on record what came of an action. Of one that was cut off there is nothing to count and nothing to tell, but the
 // storage is as it is.
 func (r *Reconciler) record(ctx context.Context, a *attempt, o *operation, result step, current bool) error {
-	if current {
-		r.operations.remember(a.key, result.cause)
+	if current && o.action.Kind.releases() {
+		r.causes.remember(a.key, result.cause, a.cluster)
 	}
 	return a.run.Save(ctx, func(hr *v2.HelmRelease) {
 		status := &hr.Status

@@ -2,7 +2,6 @@ package helm
 
 import (
 	"fmt"
-	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -105,15 +104,13 @@ func (r *Reconciler) refine(a *attempt, end reconcile.Outcome) {
 	if is == nil || is.Status != metav1.ConditionFalse {
 		return
 	}
-	message := is.Message
+	message := is.Message + a.next
 	switch {
 	case end.Succeeded(): // it is as it is asked for, with a failed test that nothing is done about
 	case end.Fault == nil, end.Step != releaseStep, !aboutRelease(end.Fault.Reason):
 		return // it is being worked on, or something else keeps it from being looked at
 	case end.Fault.Retry != api.RetryNever && end.Fault.Reason == retriesExceededReason:
 		message = fmt.Sprintf("%s; %s", is.Message, end.Fault)
-	case strings.HasPrefix(end.Fault.Error(), is.Message):
-		message = end.Fault.Error() // which says as well when it is tried again
 	}
 	reconcile.SetCondition(a.hr, meta.ReadyCondition, metav1.ConditionFalse, is.Reason, message)
 }

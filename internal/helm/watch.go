@@ -19,7 +19,6 @@ import (
 	runtimereconcile "sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cleat-dev/cleat/internal/api"
-	"github.com/cleat-dev/cleat/internal/reconcile"
 	"github.com/cleat-dev/cleat/internal/reconcile/depend"
 )
 
@@ -41,7 +40,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 		return fmt.Errorf("indexing HelmReleases by what they refer to: %w", err)
 	}
 	controller := ctrl.NewControllerManagedBy(mgr).Named("helmrelease").WithOptions(options).
-		For(releases, builder.WithPredicates(reconcile.Asked()))
+		For(releases, builder.WithPredicates(r.Requests.Asked()))
 	for _, kind := range sourceKinds {
 		if slices.Contains(kinds, kind) {
 			controller = controller.Watches(api.Undecoded(kind), handler.EnqueueRequestsFromMapFunc(r.readersOf(kind.Kind)), builder.WithPredicates(sourceMoved()))
@@ -64,6 +63,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 func (r *Reconciler) Start(ctx context.Context) error {
 	<-ctx.Done()
 	r.operations.stop()
+	r.causes.stop()
 	return nil
 }
 

@@ -74,6 +74,8 @@ type Edge struct {
 	Metrics  *Metrics
 	Watchdog *Watchdog
 	Timing   Timing
+	// Requests are those that this process has made; nil is none.
+	Requests *Requests
 	// ProgressAfter is how long a step lasts before the status tells of it.
 	ProgressAfter time.Duration
 }
@@ -123,6 +125,7 @@ func (c *Controller[T, A]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	case !obj.GetDeletionTimestamp().IsZero():
 		return c.finalize(ctx, req, obj), nil
 	case c.kind.Suspended(obj):
+		c.edge.Requests.forget(c.kind.GVK, req.NamespacedName)
 		return ctrl.Result{}, nil // a suspended object is left exactly as it is
 	}
 	result := c.attempt(ctx, req, obj)
@@ -135,6 +138,7 @@ func (c *Controller[T, A]) attempt(ctx context.Context, req ctrl.Request, obj T)
 	timeout := min(c.kind.Timeout(obj), maxRun)
 	defer c.edge.Watchdog.watch(c.name(obj), time.Now(), timeout+writeTimeout)()
 	run := newRun(obj, c.writer, c.edge.ProgressAfter)
+	run.RequestedAt = c.edge.Requests.of(c.kind.GVK, req.NamespacedName, run.RequestedAt)
 	a := c.kind.Begin(ctx, run)
 	end := c.run(ctx, timeout, run, a, c.kind.Steps(a))
 	quiet := end.Waiting != nil && end.Waiting.Quiet // it has only just begun to wait, which is not worth a write
@@ -177,6 +181,9 @@ func (c *Controller[T, A]) end(ctx context.Context, req ctrl.Request, run *Run[T
 	}
 	if err := run.flush(ctx); client.IgnoreNotFound(err) != nil {
 		return c.unwritten(req, run.Obj, err)
+	}
+	if end.Waiting == nil {
+		c.edge.Requests.answered(c.kind.GVK, req.NamespacedName, run.RequestedAt)
 	}
 	told := end.Fault != nil && c.kind.Told != nil && c.kind.Told(a, end)
 	c.tell(run, end, told, c.kind.EventMetadata(a))
@@ -271,6 +278,7 @@ func (c *Controller[T, A]) forget(req ctrl.Request) {
 	c.writer.forget(req.NamespacedName)
 	c.requeue.backoff.Forget(req)
 	c.edge.Metrics.forget(c.kind.GVK.Kind, req.NamespacedName)
+	c.edge.Requests.forget(c.kind.GVK, req.NamespacedName)
 	c.kind.Gone(req.NamespacedName)
 }
 

@@ -8,6 +8,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/reference"
 )
 
 // maxEventMessage is how much of a message an event keeps, in bytes; the API server refuses events much larger.
@@ -30,10 +31,25 @@ type Event struct {
 // Recorder is the one way by which events leave a reconciler.
 type Recorder struct {
 	kubernetes record.EventRecorder
+	bus        *Bus
+	reporter   Reporter
+}
+
+// Reporter is whom the bus names as the one who tells.
+type Reporter struct {
+	// Scheme knows the kinds of typed objects.
+	Scheme *runtime.Scheme
+	// Controller is the name of Flux's controller for the kind, Instance that of the pod.
+	Controller, Instance string
 }
 
 // NewRecorder records to Kubernetes through client-go's recorder, which aggregates and rate-limits.
 func NewRecorder(kubernetes record.EventRecorder) *Recorder { return &Recorder{kubernetes: kubernetes} }
+
+// Telling returns a recorder that tells on the bus, too, whatever it records.
+func (r *Recorder) Telling(bus *Bus, reporter Reporter) *Recorder {
+	return &Recorder{kubernetes: r.kubernetes, bus: bus, reporter: reporter}
+}
 
 // Record sends the event. It never blocks.
 func (r *Recorder) Record(about runtime.Object, e Event) {
@@ -46,7 +62,24 @@ func (r *Recorder) Record(about runtime.Object, e Event) {
 		}
 	}
 	maps.Copy(metadata, e.Metadata)
-	r.kubernetes.AnnotatedEventf(about, metadata, e.Type, e.Reason, "%s", cut(e.Message, maxEventMessage))
+	message := cut(e.Message, maxEventMessage)
+	r.kubernetes.AnnotatedEventf(about, metadata, e.Type, e.Reason, "%s", message)
+	r.tell(about, metadata, e, message)
+}
+
+// tell tells the event on the bus.
+func (r *Recorder) tell(about runtime.Object, metadata map[string]string, e Event, message string) {
+	if r.bus == nil {
+		return
+	}
+	involved, err := reference.GetReference(r.reporter.Scheme, about)
+	if err != nil {
+		return // of a kind that is not ours, or without a name: client-go's recorder has logged so
+	}
+	r.bus.tell(News{
+		InvolvedObject: *involved, Severity: severityOf(e.Type), Message: message, Reason: e.Reason, Metadata: metadata,
+		ReportingController: r.reporter.Controller, ReportingInstance: r.reporter.Instance,
+	})
 }
 
 // cut shortens a message to at most limit bytes and an ellipsis, between two characters.

@@ -12,22 +12,25 @@ import (
 // Asked lets through the events by which somebody asks for a run: the object is new or gone, its spec has changed, it is
 // being deleted, or an annotation that is meant for the agent has changed. Our own status writes are none of these.
 func Asked() predicate.Predicate {
-	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
-			e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero() ||
-			requestsDiffer(e.ObjectOld, e.ObjectNew)
-	}}
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return asked(e, "") }}
 }
 
-// requestsDiffer says whether an annotation under reconcile.fluxcd.io/ or cleat.dev/ differs.
-func requestsDiffer(a, b client.Object) bool {
-	return missing(a.GetAnnotations(), b.GetAnnotations()) || missing(b.GetAnnotations(), a.GetAnnotations())
+// asked says whether an update asks for a run, whatever becomes of one annotation.
+func asked(e event.UpdateEvent, ignored string) bool {
+	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+		e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero() ||
+		requestsDiffer(e.ObjectOld, e.ObjectNew, ignored)
+}
+
+// requestsDiffer says whether an annotation under reconcile.fluxcd.io/ or cleat.dev/ differs, beside the one that is ignored.
+func requestsDiffer(a, b client.Object, ignored string) bool {
+	return missing(a.GetAnnotations(), b.GetAnnotations(), ignored) || missing(b.GetAnnotations(), a.GetAnnotations(), ignored)
 }
 
 // missing says whether b lacks a request that a holds, or holds it with another value.
-func missing(a, b map[string]string) bool {
+func missing(a, b map[string]string, ignored string) bool {
 	for key, value := range a {
-		request := strings.HasPrefix(key, "reconcile.fluxcd.io/") || strings.HasPrefix(key, "cleat.dev/")
+		request := key != ignored && (strings.HasPrefix(key, "reconcile.fluxcd.io/") || strings.HasPrefix(key, "cleat.dev/"))
 		if other, ok := b[key]; request && (!ok || other != value) {
 			return true
 		}

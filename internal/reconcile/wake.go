@@ -48,3 +48,10 @@ func (w *Waker) Wake(key types.NamespacedName) {
 		Enqueue(w.queue, Urgent, ctrl.Request{NamespacedName: key})
 	}
 }
+
+// started says whether there is a controller whose objects can be woken.
+func (w *Waker) started() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.queue != nil
+}

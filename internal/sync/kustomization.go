@@ -71,6 +71,8 @@ type Reconciler struct {
 	Clusters Clusters
 	Recorder *reconcile.Recorder
 	Waker    *reconcile.Waker
+	// Requests are those that this process makes; nil is none.
+	Requests *reconcile.Requests
 	Log      *slog.Logger
 	Options  Options
 	// ProgressAfter is how long a wait lasts before the status tells of it.

@@ -44,7 +44,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager, kinds []schema
 		return fmt.Errorf("indexing Kustomizations by variables: %w", err)
 	}
 	controller := ctrl.NewControllerManagedBy(mgr).Named("kustomization").WithOptions(options).
-		For(kustomizations, builder.WithPredicates(reconcile.Asked()))
+		For(kustomizations, builder.WithPredicates(r.Requests.Asked()))
 	for _, kind := range sourceKinds {
 		if !slices.Contains(kinds, kind) {
 			continue

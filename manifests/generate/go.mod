@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/fluxcd/kustomize-controller/api v1.9.6
+	github.com/fluxcd/notification-controller/api v1.9.4
 	github.com/fluxcd/source-controller/api v1.9.6
 	k8s.io/apiextensions-apiserver v0.36.4
 	sigs.k8s.io/controller-tools v0.20.1

@@ -19,7 +19,7 @@ import (
 )
 
 // ErrHookFailed means: a Job or a Pod of a hook has ended, and not well.
-var ErrHookFailed = errors.New("the hook failed")
+var ErrHookFailed = errors.New("failed early due to stalled resources")
 
 // hookJudge judges what runs to its end: kstatus is content with a Pod that is ready.
 func hookJudge() (*health.Judge, error) {
@@ -92,19 +92,27 @@ func (c *Client) awaitRuns(refs []object.Ref, timeout time.Duration) (healthy ma
 func (c *Client) howFailed(ref object.Ref) error {
 	live, err := c.read(ref)
 	if err != nil || live == nil {
-		return fmt.Errorf("%w: %s", ErrHookFailed, ref) // That it failed is known; what it would say is only more of it.
+		return ranBadly(ref, "") // That it failed is known; what it would say is only more of it.
 	}
 	if reason, _, _ := unstructured.NestedString(live.Object, "status", "reason"); reason != "" {
-		return fmt.Errorf("%w: %s: %s", ErrHookFailed, ref, reason)
+		return ranBadly(ref, reason)
 	}
 	conditions, _, _ := unstructured.NestedSlice(live.Object, "status", "conditions")
 	for _, entry := range conditions {
 		condition, _ := entry.(map[string]any)
 		if condition["type"] == "Failed" && condition["status"] == "True" {
-			return fmt.Errorf("%w: %s: %v", ErrHookFailed, ref, condition["reason"])
+			return ranBadly(ref, fmt.Sprint(condition["reason"]))
 		}
 	}
-	return fmt.Errorf("%w: %s", ErrHookFailed, ref)
+	return ranBadly(ref, "")
+}
+
+// ranBadly is in Flux's words, which have no reason.
+func ranBadly(ref object.Ref, reason string) error {
+	if reason != "" {
+		reason = " (" + reason + ")"
+	}
+	return fmt.Errorf("%w: [%s status: '%s'%s]", ErrHookFailed, ref, health.Failed, reason)
 }
 
 // WaitAndGetCompletedPodPhase waits for the end of a Pod of the release's namespace and says how it was.
