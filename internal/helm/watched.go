@@ -35,12 +35,12 @@ type watched struct {
 	engine *drift.Engine
 
 	mu     sync.Mutex
-	by     map[types.NamespacedName]watch
+	by     map[types.NamespacedName]kept
 	paused map[types.NamespacedName]func()
 }
 
-// watch is what of a release is looked after. When any of it changes, every object of the release is looked at again.
-type watch struct {
+// kept is what of a release is looked after. When any of it changes, every object of the release is looked at again.
+type kept struct {
 	release    string // as the storage calls it, with its version
 	generation int64
 	cluster    *kube.Cluster
@@ -48,7 +48,7 @@ type watch struct {
 }
 
 func newWatched(engine *drift.Engine) *watched {
-	return &watched{engine: engine, by: map[types.NamespacedName]watch{}, paused: map[types.NamespacedName]func(){}}
+	return &watched{engine: engine, by: map[types.NamespacedName]kept{}, paused: map[types.NamespacedName]func(){}}
 }
 
 // pause keeps the engine off the objects of a release; it ends with resume, however often it was called.
@@ -76,14 +76,14 @@ func (w *watched) resume(key types.NamespacedName) {
 }
 
 // is says whether just this is looked after.
-func (w *watched) is(key types.NamespacedName, what watch) bool {
+func (w *watched) is(key types.NamespacedName, what kept) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.by[key] == what
 }
 
 // set notes what is looked after. A cluster that the release was on before is not watched for it any more.
-func (w *watched) set(key types.NamespacedName, what watch) {
+func (w *watched) set(key types.NamespacedName, what kept) {
 	w.mu.Lock()
 	before := w.by[key].cluster
 	w.by[key] = what
@@ -148,7 +148,7 @@ func (s *survey) found(d client.Drifted) found {
 type survey struct {
 	applier *kube.Applier
 	policy  drift.Policy
-	what    watch
+	what    kept
 	placed  []*unstructured.Unstructured
 	ignore  []jsondiff.IgnoreRule
 	// suspects are those that are not known to be as they should be, and what was seen of them.
@@ -166,7 +166,7 @@ func (r *Reconciler) survey(ctx context.Context, a *attempt, v *view, access *cl
 		return nil, err
 	}
 	s.placed, s.suspects = access.Placed(objects)
-	s.what = watch{release: storage.Key(v.newest.Name, v.newest.Version), generation: a.hr.Generation, cluster: a.cluster, user: a.user}
+	s.what = kept{release: storage.Key(v.newest.Name, v.newest.Version), generation: a.hr.Generation, cluster: a.cluster, user: a.user}
 	s.policy = policyOf(a.hr)
 	s.policy.Hide = r.Drift.Hider().With(sensitive(a.secrets, s.placed))
 	rules, err := jsondiff.CompileIgnoreRules(s.ignore)
