@@ -81,11 +81,18 @@ func driftOf(ctx context.Context, w *world) error {
 	return nil
 }
 
-// driftRepository makes the repository, a folder for each Kustomization.
+// isRelease says whether a group of objects is a HelmRelease: each fifth. The others are Kustomizations.
+func isRelease(group int) bool { return group%5 == 4 }
+
+// driftRepository makes the repository, a folder for each Kustomization, and one with a chart for each HelmRelease.
 func (w *world) driftRepository(groups int) (commit string, err error) {
 	var files strings.Builder
 	for g := range groups {
-		fmt.Fprintf(&files, "-- g-%d/objects.yaml --\n", g)
+		if isRelease(g) {
+			fmt.Fprintf(&files, "-- g-%[1]d/Chart.yaml --\napiVersion: v2\nname: g-%[1]d\nversion: 1.0.0\n-- g-%[1]d/templates/objects.yaml --\n", g)
+		} else {
+			fmt.Fprintf(&files, "-- g-%d/objects.yaml --\n", g)
+		}
 		for i := g * perKustomization; i < min((g+1)*perKustomization, w.objects); i++ {
 			fmt.Fprintf(&files, driftKinds[i%len(driftKinds)].manifest+"---\n", i)
 		}
@@ -94,7 +101,7 @@ func (w *world) driftRepository(groups int) (commit string, err error) {
 	return commit, err
 }
 
-// installDrift has the Kustomizations from to to applied.
+// installDrift has the groups from to to applied.
 func (w *world) installDrift(ctx context.Context, commit string, from, to int) error {
 	ctx, cancel := context.WithTimeout(ctx, scenarioTimeout)
 	defer cancel()
@@ -103,17 +110,33 @@ func (w *world) installDrift(ctx context.Context, commit string, from, to int) e
 		return err
 	}
 	var manifests strings.Builder
+	releases := 0
+	for g := range to {
+		if isRelease(g) {
+			releases++
+		}
+	}
 	for g := from; g < to; g++ {
+		if isRelease(g) {
+			fmt.Fprintf(&manifests, "---\napiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: g-%[1]d}\n"+
+				"spec: {interval: 1h, timeout: 10m, chart: {spec: {chart: ./g-%[1]d, sourceRef: {kind: GitRepository, name: shop}}}, driftDetection: {mode: enabled}, install: {disableWait: true}}\n", g)
+			continue
+		}
 		fmt.Fprintf(&manifests, "---\napiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: g-%[1]d}\n"+
 			"spec: {interval: 1h, timeout: 10m, path: ./g-%[1]d, prune: true, targetNamespace: %[2]s, sourceRef: {kind: GitRepository, name: shop}}\n", g, namespace)
 	}
 	if err := w.apply(ctx, &manifests); err != nil {
 		return err
 	}
-	if err := w.cluster.UntilAll(ctx, "kustomizations", namespace, to, live.ReadyAt(commit)); err != nil {
+	if err := w.cluster.UntilAll(ctx, "kustomizations", namespace, to-releases, live.ReadyAt(commit)); err != nil {
 		return err
 	}
-	return l.report(fmt.Sprintf("objects of %d Kustomizations of %d applied", to-from, perKustomization))
+	if releases > 0 {
+		if err := w.cluster.UntilAll(ctx, "helmreleases", namespace, releases, live.Ready); err != nil {
+			return err
+		}
+	}
+	return l.report(fmt.Sprintf("objects of %d groups of %d applied, each fifth a HelmRelease", to-from, perKustomization))
 }
 
 // idle measures a minute in which nothing happens.

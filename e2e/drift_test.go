@@ -28,13 +28,14 @@ type drifting struct {
 	namespace string
 	repo      *gitserver.Repo
 	commit    string
+	record    string // the name of the ConfigMap with the record
 }
 
 // newDrifting makes n ConfigMaps, cm-0, cm-1, …, of which each says color=blue, beside the objects of more. It needs an agent to
 // become Ready.
 func newDrifting(t *testing.T, cluster *testenv.Cluster, n int, more string) *drifting {
 	t.Helper()
-	d := &drifting{t: t, cluster: cluster, namespace: cluster.Namespace(t, "drift")}
+	d := &drifting{t: t, cluster: cluster, namespace: cluster.Namespace(t, "drift"), record: "kustomization-app-drift"}
 	d.repo = create(t, testenv.Git(t), d.namespace)
 	var files strings.Builder
 	files.WriteString("-- app/objects.yaml --\n")
@@ -109,7 +110,7 @@ func (d *drifting) untilBlue(n int) {
 func (d *drifting) records(n int) []drift.Record {
 	d.t.Helper()
 	var records []drift.Record
-	d.until(live.Ref{Kind: "configmaps", Namespace: d.namespace, Name: "kustomization-app-drift"}, func(obj *unstructured.Unstructured) bool {
+	d.until(live.Ref{Kind: "configmaps", Namespace: d.namespace, Name: d.record}, func(obj *unstructured.Unstructured) bool {
 		records = nil
 		if obj == nil {
 			return false

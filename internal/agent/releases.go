@@ -15,6 +15,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
 	"github.com/cleat-dev/cleat/internal/chartfile"
+	"github.com/cleat-dev/cleat/internal/drift"
 	apphelm "github.com/cleat-dev/cleat/internal/helm"
 	"github.com/cleat-dev/cleat/internal/helm/charts"
 	"github.com/cleat-dev/cleat/internal/kube"
@@ -24,7 +25,7 @@ import (
 // setupHelm starts what reconciles HelmReleases, if the cluster knows them. clusters are Helm's own view of them: what a
 // HelmRelease and a Kustomization of the same name need to see is not the same. refetch wakes a source whose snapshot is not in
 // the store.
-func setupHelm(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *reconcile.Bus, store *artifact.Store, clusters *kube.Clusters,
+func setupHelm(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *reconcile.Bus, store *artifact.Store, clusters *kube.Clusters, engine *drift.Engine,
 	kinds []schema.GroupVersionKind, refetch func(schema.GroupVersionKind, types.NamespacedName), flags Flags, log *slog.Logger) error {
 	if !slices.Contains(kinds, api.HelmReleaseKind) {
 		return nil // servedKinds has said so
@@ -35,9 +36,10 @@ func setupHelm(ctx context.Context, mgr ctrl.Manager, edge reconcile.Edge, bus *
 		Reader: edge.Reader, Live: edge.Client, Snapshots: store, Clusters: clusters,
 		Charts:   charts.New(charts.Limits{Chart: chartfile.Limits{Archive: flags.HelmChartMax, File: flags.HelmFileMax}}),
 		Recorder: recorder, Waker: edge.Requests.Waker(api.HelmReleaseKind), Requests: edge.Requests, Log: log, ProgressAfter: edge.ProgressAfter,
-		Lost:    refetch,
+		Lost: refetch, Drift: engine,
 		Options: flags.releases(),
 	})
+	clusters.SubscribeObjects(func(moved kube.Moved) { engine.Moved(api.HelmReleaseKind.Kind, moved) })
 	store.Subscribe(r.SnapshotAdded)
 	if err := mgr.Add(manager.RunnableFunc(r.Start)); err != nil {
 		return fmt.Errorf("adding what ends the actions on releases: %w", err)

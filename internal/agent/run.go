@@ -111,7 +111,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	defer forReleases.Close()
 	releases := flags.clusters(forReleases, kube.HelmReleases(), edge.Client, log)
 	defer releases.Close()
-	if err := setupHelm(ctx, mgr, edge, bus, store, releases, kinds, refetch.wake, flags, log); err != nil {
+	if err := setupHelm(ctx, mgr, edge, bus, store, releases, engine, kinds, refetch.wake, flags, log); err != nil {
 		return err
 	}
 	hooks, err := setupReceivers(ctx, config, mgr, edge, bus, kinds, registry, flags, log)

@@ -183,7 +183,7 @@ func (e *Engine) act(ctx context.Context, s *subject, ref object.Ref, l *kube.Lo
 func (e *Engine) correct(ctx context.Context, s *subject, ref object.Ref, l *kube.Look, v Verdict, policy Policy) time.Duration {
 	e.note(s, ref, v)
 	s.try(ref, true)
-	_, err := l.Apply(ctx, func(live *unstructured.Unstructured) error {
+	err := s.writer()(ctx, l, func(live *unstructured.Unstructured) error {
 		if now, left := leftAlone(live, policy); left && now.Reason == Foreign {
 			return &otherOwner{owner: policy.Labels.Of(live)}
 		}
@@ -204,6 +204,19 @@ func (e *Engine) correct(ctx context.Context, s *subject, ref object.Ref, l *kub
 	}
 	e.done(s, ref, v)
 	return 0
+}
+
+// writer is what makes an object as it is declared.
+func (s *subject) writer() func(context.Context, *kube.Look, func(*unstructured.Unstructured) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Write != nil {
+		return s.Write
+	}
+	return func(ctx context.Context, l *kube.Look, guard func(*unstructured.Unstructured) error) error {
+		_, err := l.Apply(ctx, guard)
+		return err
+	}
 }
 
 // try notes that an object is applied and nobody knows yet what comes of it, or that nothing has.
@@ -265,7 +278,8 @@ func (e *Engine) report(s *subject, ref object.Ref, v Verdict) time.Duration {
 		return 0
 	}
 	entry.fight = entry.fight.tried(time.Now()) // What is rewritten again and again is looked at less and less often.
-	return 0
+	// Whoever has changed a field owns it, and changes it back without anybody being told.
+	return time.Until(entry.fight.due())
 }
 
 // failed notes that an object could not be looked at, or with a verdict could not be put right, and when to try again.

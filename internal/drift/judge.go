@@ -165,7 +165,7 @@ func heldBack(p Policy) (Verdict, bool) {
 func leftAlone(live *unstructured.Unstructured, p Policy) (Verdict, bool) {
 	owner := p.Labels.Of(live)
 	nobody := types.NamespacedName{}
-	switch mark := MarkOf(live); {
+	switch mark := p.markOf(live); {
 	case live.GetDeletionTimestamp() != nil:
 		return Verdict{Op: Leave, Reason: Terminating, Detail: awaiting(live)}, true
 	case owner != p.Owner && owner != nobody:
@@ -187,6 +187,20 @@ func (p Policy) other(live *unstructured.Unstructured) types.NamespacedName {
 	}
 	return object.KustomizationLabels().Of(live)
 }
+
+// markOf returns the mark by which an object of a kind of owner asks to be left alone; empty when it does not.
+func (p Policy) markOf(u *unstructured.Unstructured) string {
+	if !p.released() {
+		return MarkOf(u)
+	}
+	if object.Marked(u, api.DriftDetectionMark, api.Disabled) {
+		return api.DriftDetectionMark + "=" + api.Disabled
+	}
+	return ""
+}
+
+// released says whether the policy is about objects of a HelmRelease. The annotations for Kustomizations mean nothing to it.
+func (p Policy) released() bool { return p.Labels == object.HelmReleaseLabels() }
 
 // MarkOf returns the label or annotation by which an object asks to be left alone; empty when it does not.
 func MarkOf(u *unstructured.Unstructured) string {
@@ -221,11 +235,13 @@ func traced(live *unstructured.Unstructured, overridden func(manager, operation 
 
 // For is the policy for one object as it is declared; rules are the fields that others may change of whichever objects.
 func (p Policy) For(declared *unstructured.Unstructured, rules jsondiff.CompiledIgnoreRules) Policy {
-	// A value that cannot be understood was refused before it was applied.
-	p.Mode, _ = ParseMode(declared.GetAnnotations(), p.Mode)
-	p.Mark = MarkOf(declared)
-	p.Force = object.Marked(declared, api.ForceAnnotation, api.Enabled)
-	p.IfNotPresent = object.Marked(declared, api.SSAAnnotation, kustomizev1.IfNotPresentValue)
+	p.Mark = p.markOf(declared)
+	if !p.released() {
+		// A value that cannot be understood was refused before it was applied.
+		p.Mode, _ = ParseMode(declared.GetAnnotations(), p.Mode)
+		p.Force = object.Marked(declared, api.ForceAnnotation, api.Enabled)
+		p.IfNotPresent = object.Marked(declared, api.SSAAnnotation, kustomizev1.IfNotPresentValue)
+	}
 	for selector, paths := range rules {
 		if selector.MatchUnstructured(declared) {
 			p.Ignored = append(slices.Clip(p.Ignored), paths...)

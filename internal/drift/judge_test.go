@@ -60,6 +60,10 @@ func TestJudge(t *testing.T) {
 	foreign.SetLabels(map[string]string{"kustomize.toolkit.fluxcd.io/name": "other", "kustomize.toolkit.fluxcd.io/namespace": "demo"})
 	helms := cm(t, "2", "")
 	helms.SetLabels(map[string]string{"helm.toolkit.fluxcd.io/name": "other", "helm.toolkit.fluxcd.io/namespace": "demo"})
+	others := cm(t, "2", ", annotations: {kustomize.toolkit.fluxcd.io/reconcile: disabled}")
+	others.SetLabels(nil)
+	released := cm(t, "2", ", annotations: {helm.toolkit.fluxcd.io/driftDetection: disabled}")
+	released.SetLabels(nil)
 	bare := cm(t, "1", "")
 	bare.SetLabels(nil)
 	traces := cm(t, "1", `, managedFields: [{manager: kubectl-edit, operation: Update, fieldsV1: {"f:data": {"f:a": {}}}}]`)
@@ -70,33 +74,36 @@ func TestJudge(t *testing.T) {
 		reason         Reason
 		detail         string
 	}{
-		"neither":                {nil, nil, policy(), Leave, NotDeclared, ""},
-		"not declared":           {nil, other, policy(), Leave, NotDeclared, ""},
-		"missing":                {want, nil, policy(), Create, Missing, ""},
-		"missing, warn":          {want, nil, with(func(p *Policy) { p.Mode = Warn }), Report, Missing, ""},
-		"missing, off":           {want, nil, with(func(p *Policy) { p.Mode = Off }), Leave, TurnedOff, ""},
-		"missing, only created":  {want, nil, with(func(p *Policy) { p.IfNotPresent = true }), Create, Missing, ""},
-		"missing, marked":        {want, nil, with(func(p *Policy) { p.Mark = "x=y" }), Leave, Marked, "x=y in Git"},
-		"missing, suspended":     {want, nil, with(func(p *Policy) { p.Held = Suspended }), Leave, Suspended, ""},
-		"the same":               {want, same, policy(), Leave, AsDeclared, ""},
-		"the same, warn":         {want, same, with(func(p *Policy) { p.Mode = Warn }), Leave, AsDeclared, ""},
-		"changed":                {want, other, policy(), Apply, Changed, ""},
-		"changed, warn":          {want, other, with(func(p *Policy) { p.Mode = Warn }), Report, Changed, ""},
-		"changed, off":           {want, other, with(func(p *Policy) { p.Mode = Off }), Leave, TurnedOff, ""},
-		"changed, suspended":     {want, other, with(func(p *Policy) { p.Held = Suspended }), Leave, Suspended, ""},
-		"changed, owner deleted": {want, other, with(func(p *Policy) { p.Held = Deleting }), Leave, Deleting, ""},
-		"changed, owner ahead":   {want, other, with(func(p *Policy) { p.Held = Outdated }), Leave, Outdated, ""},
-		"changed, only created":  {want, other, with(func(p *Policy) { p.IfNotPresent = true }), Leave, OnlyCreated, ""},
-		"changed, ignored":       {want, other, with(func(p *Policy) { p.Ignored = []string{"/data/a"} }), Leave, AsDeclared, ""},
-		"changed, marked live":   {want, cm(t, "2", ", annotations: {kustomize.toolkit.fluxcd.io/reconcile: disabled}"), policy(), Leave, Marked, "kustomize.toolkit.fluxcd.io/reconcile=disabled in the cluster"},
-		"changed, ssa ignore":    {want, cm(t, "2", ", annotations: {kustomize.toolkit.fluxcd.io/ssa: Ignore}"), policy(), Leave, Marked, "kustomize.toolkit.fluxcd.io/ssa=ignore in the cluster"},
-		"terminating":            {want, ending, policy(), Leave, Terminating, "it is being deleted and waits for a.io/a, z.io/b"},
-		"another's":              {want, foreign, policy(), Leave, Foreign, "it belongs to demo/other now"},
-		"a HelmRelease's":        {want, helms, policy(), Leave, Foreign, "it belongs to demo/other now"},
-		"labels removed":         {want, bare, policy(), Apply, Changed, ""},
-		"traces":                 {want, traces, policy(), Leave, Traces, ""},
-		"traces, warn":           {want, traces, with(func(p *Policy) { p.Mode = Warn }), Leave, Traces, ""},
-		"traces, merge":          {cm(t, "1", ", annotations: {kustomize.toolkit.fluxcd.io/ssa: Merge}"), traces, with(func(p *Policy) { p.Ignored = []string{"/metadata/annotations"} }), Leave, AsDeclared, ""},
+		"neither":                    {nil, nil, policy(), Leave, NotDeclared, ""},
+		"not declared":               {nil, other, policy(), Leave, NotDeclared, ""},
+		"missing":                    {want, nil, policy(), Create, Missing, ""},
+		"missing, warn":              {want, nil, with(func(p *Policy) { p.Mode = Warn }), Report, Missing, ""},
+		"missing, off":               {want, nil, with(func(p *Policy) { p.Mode = Off }), Leave, TurnedOff, ""},
+		"missing, only created":      {want, nil, with(func(p *Policy) { p.IfNotPresent = true }), Create, Missing, ""},
+		"missing, marked":            {want, nil, with(func(p *Policy) { p.Mark = "x=y" }), Leave, Marked, "x=y in Git"},
+		"missing, suspended":         {want, nil, with(func(p *Policy) { p.Held = Suspended }), Leave, Suspended, ""},
+		"the same":                   {want, same, policy(), Leave, AsDeclared, ""},
+		"the same, warn":             {want, same, with(func(p *Policy) { p.Mode = Warn }), Leave, AsDeclared, ""},
+		"changed":                    {want, other, policy(), Apply, Changed, ""},
+		"changed, warn":              {want, other, with(func(p *Policy) { p.Mode = Warn }), Report, Changed, ""},
+		"changed, off":               {want, other, with(func(p *Policy) { p.Mode = Off }), Leave, TurnedOff, ""},
+		"changed, suspended":         {want, other, with(func(p *Policy) { p.Held = Suspended }), Leave, Suspended, ""},
+		"changed, owner deleted":     {want, other, with(func(p *Policy) { p.Held = Deleting }), Leave, Deleting, ""},
+		"changed, owner ahead":       {want, other, with(func(p *Policy) { p.Held = Outdated }), Leave, Outdated, ""},
+		"changed, only created":      {want, other, with(func(p *Policy) { p.IfNotPresent = true }), Leave, OnlyCreated, ""},
+		"changed, ignored":           {want, other, with(func(p *Policy) { p.Ignored = []string{"/data/a"} }), Leave, AsDeclared, ""},
+		"changed, marked live":       {want, cm(t, "2", ", annotations: {kustomize.toolkit.fluxcd.io/reconcile: disabled}"), policy(), Leave, Marked, "kustomize.toolkit.fluxcd.io/reconcile=disabled in the cluster"},
+		"changed, ssa ignore":        {want, cm(t, "2", ", annotations: {kustomize.toolkit.fluxcd.io/ssa: Ignore}"), policy(), Leave, Marked, "kustomize.toolkit.fluxcd.io/ssa=ignore in the cluster"},
+		"changed, a mark for others": {want, others, with(func(p *Policy) { p.Labels = object.HelmReleaseLabels() }), Apply, Changed, ""},
+		"changed, a release's mark":  {want, released, with(func(p *Policy) { p.Labels = object.HelmReleaseLabels() }), Leave, Marked, "helm.toolkit.fluxcd.io/driftDetection=disabled in the cluster"},
+		"changed, not a release's":   {want, cm(t, "2", ", annotations: {helm.toolkit.fluxcd.io/driftDetection: disabled}"), policy(), Apply, Changed, ""},
+		"terminating":                {want, ending, policy(), Leave, Terminating, "it is being deleted and waits for a.io/a, z.io/b"},
+		"another's":                  {want, foreign, policy(), Leave, Foreign, "it belongs to demo/other now"},
+		"a HelmRelease's":            {want, helms, policy(), Leave, Foreign, "it belongs to demo/other now"},
+		"labels removed":             {want, bare, policy(), Apply, Changed, ""},
+		"traces":                     {want, traces, policy(), Leave, Traces, ""},
+		"traces, warn":               {want, traces, with(func(p *Policy) { p.Mode = Warn }), Leave, Traces, ""},
+		"traces, merge":              {cm(t, "1", ", annotations: {kustomize.toolkit.fluxcd.io/ssa: Merge}"), traces, with(func(p *Policy) { p.Ignored = []string{"/metadata/annotations"} }), Leave, AsDeclared, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Judge(tt.declared, tt.live, tt.policy)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fluxcd/pkg/ssa/jsondiff"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/kube"
@@ -33,6 +34,11 @@ type Subject struct {
 	Act func(context.Context) error
 	// Wake has the owner run: to report what the record says, or to render what was not kept.
 	Wake func()
+	// Write makes a live object as it is declared, and asks guard about it before; nil does it as the Applier applies. It tells the
+	// Look what it has written.
+	Write func(ctx context.Context, l *kube.Look, guard func(live *unstructured.Unstructured) error) error
+	// Words, unless nil, are those of whose events others know.
+	Words *Words
 	// Tell sends an event about the owner. It does not block.
 	Tell func(warning bool, reason, message string)
 }
@@ -43,6 +49,7 @@ type subject struct {
 	Subject
 	declared declared
 	book     *book
+	restored bool // what an earlier process has kept is in the book
 	// observed is when each object that is waited for was first seen to have moved.
 	observed map[object.Key]time.Time
 

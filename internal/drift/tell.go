@@ -121,6 +121,8 @@ func (s *subject) say(e *entry, state State, failed bool) {
 	e.told[key] = true
 	line := e.Object() + ": " + e.Summary()
 	switch {
+	case s.Words != nil && !failed && (state == Open || state == Corrected):
+		line = s.Words.Line(e.Record, state)
 	case failed:
 		line += ": " + e.Error
 	case state == Contested:
@@ -154,7 +156,7 @@ func (e *Engine) tell(ctx context.Context, s *subject) {
 	if subject.Tell == nil {
 		return
 	}
-	for _, event := range eventsOf(events) {
+	for _, event := range eventsOf(events, subject.Words) {
 		subject.Tell(event.warning, event.reason, event.message)
 	}
 	if e.options.Keeper != nil {
@@ -186,7 +188,7 @@ type event struct {
 }
 
 // eventsOf makes one event of all that is to be told of one kind.
-func eventsOf(all []told) []event {
+func eventsOf(all []told, words *Words) []event {
 	var out []event
 	for _, kind := range []struct {
 		event
@@ -204,7 +206,7 @@ func eventsOf(all []told) []event {
 			}
 		}
 		if len(lines) > 0 {
-			kind.message = list("", sorted(lines))
+			kind.message = list(words.head(kind.reason), sorted(lines))
 			out = append(out, kind.event)
 		}
 	}
@@ -213,16 +215,23 @@ func eventsOf(all []told) []event {
 
 // Restore takes in what an earlier process has kept of an owner, if nothing is known of it yet.
 func (e *Engine) Restore(ctx context.Context, owner Owner) error {
-	if e.options.Keeper == nil || e.known(owner) != nil {
+	if e.options.Keeper == nil {
+		return nil
+	}
+	s := e.subject(owner)
+	s.mu.Lock()
+	restored := s.restored
+	s.mu.Unlock()
+	if restored {
 		return nil
 	}
 	records, err := e.options.Keeper.Load(ctx, owner)
 	if err != nil {
 		return err
 	}
-	s := e.subject(owner)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.book.restore(records)
+	s.restored = true
 	return nil
 }

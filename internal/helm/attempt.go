@@ -34,11 +34,12 @@ type attempt struct {
 	cluster *kube.Cluster // connect: where to act
 	user    string        // connect: as whom; empty for the agent itself
 
-	intended bool   // release: what is attempted is on record
-	forgiven bool   // release: failures were counted for something else, and are to be dropped
-	policy   Policy // release: that of the last action, when nothing is left to do, or nothing now
-	next     string // release: when what has failed is tried again; the end of a message
-	drift    *drift // release: what has drifted; nil when nobody has looked
+	intended bool      // release: what is attempted is on record
+	forgiven bool      // release: failures were counted for something else, and are to be dropped
+	policy   Policy    // release: that of the last action, when nothing is left to do, or nothing now
+	next     string    // release: when what has failed is tried again; the end of a message
+	drift    *drifting // release: what has drifted; nil when nobody has looked
+	found    []found   // release: the same, for the record
 
 	last      Action // release: what was decided last
 	state     State  // release: what that was decided by

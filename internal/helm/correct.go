@@ -2,11 +2,14 @@ package helm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/cleat-dev/cleat/internal/api"
+	"github.com/cleat-dev/cleat/internal/drift"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
@@ -26,8 +29,8 @@ func (j *job) correct() error {
 	return access.note(err)
 }
 
-// drift is what of a release is not as the release has it in the cluster: as it was found, and as it is now.
-type drift struct {
+// drifting is what of a release is not as the release has it in the cluster: as it was found, and as it is now.
+type drifting struct {
 	release    string
 	found, now []string
 }
@@ -38,7 +41,7 @@ func (a *attempt) noteDrift(v *view) {
 	case !v.looked:
 		return
 	case a.drift == nil:
-		a.drift = &drift{release: v.History.Latest().FullReleaseName(), found: v.Drift}
+		a.drift = &drifting{release: v.History.Latest().FullReleaseName(), found: v.Drift}
 	}
 	a.drift.now = v.Drift
 }
@@ -48,15 +51,50 @@ func driftMessage(release string, lines []string) string {
 	return fmt.Sprintf("Cluster state of release %s has drifted from the desired state:\n%s", release, strings.Join(lines, "\n"))
 }
 
-// reportDrift sets the condition Drifted, which only a release has whose drift is looked for.
-func (a *attempt) reportDrift(hr *v2.HelmRelease) {
+// reportDrift sets the condition Drifted, which only a release has whose drift is looked for. What the run has seen counts, and
+// what the drift engine has seen since.
+func (r *Reconciler) reportDrift(a *attempt) {
+	if !a.hr.GetDriftDetection().MustDetectChanges() {
+		reconcile.RemoveCondition(a.hr, v2.DriftedCondition)
+		return
+	}
+	records := r.Drift.Records(ownerOf(a.key))
+	latest := a.hr.Status.History.Latest()
+	if a.drift == nil && (len(records) == 0 || latest == nil) {
+		return // it is as it was when somebody last looked
+	}
+	release := ""
+	if latest != nil {
+		release = latest.FullReleaseName()
+	}
+	var lines, contested []string
+	if a.drift != nil {
+		lines = append(lines, a.drift.now...)
+	}
+	for _, record := range records {
+		switch {
+		case record.State == drift.Contested:
+			contested = append(contested, fmt.Sprintf("%s keeps changing %s: %s", record.Contester(), record.Object(), record.Summary()))
+		case record.Over(), slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, record.Object()+" ") }):
+			// It is over, or was counted.
+		case record.Error != "":
+			lines = append(lines, driftLine(record, record.State)+"; it cannot be put right: "+record.Error)
+		default:
+			lines = append(lines, driftLine(record, record.State))
+		}
+	}
+	slices.Sort(contested)
+	slices.Sort(lines)
 	switch {
-	case !hr.GetDriftDetection().MustDetectChanges():
-		reconcile.RemoveCondition(hr, v2.DriftedCondition)
-	case a.drift == nil: // it is as it was when somebody last looked
-	case len(a.drift.now) > 0:
-		reconcile.SetCondition(hr, v2.DriftedCondition, metav1.ConditionTrue, v2.DriftDetectedReason, driftMessage(a.drift.release, a.drift.now))
+	case len(contested) > 0:
+		message := strings.Join(contested, "\n")
+		if len(lines) > 0 {
+			message += "\n" + driftMessage(release, lines)
+		}
+		reconcile.SetCondition(a.hr, v2.DriftedCondition, metav1.ConditionTrue, api.ContestedReason, message)
+	case len(lines) > 0:
+		reconcile.SetCondition(a.hr, v2.DriftedCondition, metav1.ConditionTrue, v2.DriftDetectedReason, driftMessage(release, lines))
 	default:
-		reconcile.SetCondition(hr, v2.DriftedCondition, metav1.ConditionFalse, v2.NoDriftDetectedReason, noDrift)
+		reconcile.SetCondition(a.hr, v2.DriftedCondition, metav1.ConditionFalse, v2.NoDriftDetectedReason, noDrift)
 	}
 }

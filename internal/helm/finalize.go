@@ -14,6 +14,7 @@ import (
 // finalize uninstalls the release of a HelmRelease that is being deleted, and deletes its HelmChart after that. It needs neither
 // the chart nor the values: what is to go is in the storage.
 func (r *Reconciler) finalize(ctx context.Context, a *attempt) error {
+	r.watched.forget(a.key) // what is deleted must not be put right
 	if why := keepReason(a.hr); why != "" {
 		r.orphan(a, why)
 		return nil
@@ -80,6 +81,7 @@ func (a *attempt) deleting() string { return "Uninstalling the release" }
 // gone drops what is kept in memory for a HelmRelease that no longer exists.
 func (r *Reconciler) gone(key types.NamespacedName) {
 	r.operations.forget(key)
+	r.watched.forget(key)
 	r.causes.forget(key)
 	r.templates.forget(key)
 	r.understood.Forget(key)

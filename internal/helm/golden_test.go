@@ -140,7 +140,7 @@ func TestStatusIsFluxs(t *testing.T) {
 				if save != nil {
 					return save
 				}
-				a.reported, a.drift = append(a.reported, steps...), &drift{}
+				a.reported, a.drift = append(a.reported, steps...), &drifting{}
 				return err
 			}
 			if hr.HasChartTemplate() {
@@ -215,7 +215,7 @@ func TestUpgradedStatusIsFluxs(t *testing.T) {
 	}
 	w.publish("HelmChart", "demo-web", "1.1.0")
 	w.act = func(ctx context.Context, a *attempt) error {
-		a.drift = &drift{}
+		a.drift = &drifting{}
 		a.reported = append(a.reported, ended(Upgrade, false, want.Status.History.Latest(), "", nil), ended(Test, false, want.Status.History.Latest(), hooksRun(1), nil))
 		return a.run.Save(ctx, func(hr *v2.HelmRelease) {
 			s := &hr.Status

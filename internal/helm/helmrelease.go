@@ -13,6 +13,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/artifact"
+	"github.com/cleat-dev/cleat/internal/drift"
 	"github.com/cleat-dev/cleat/internal/helm/charts"
 	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
@@ -75,12 +76,15 @@ type Reconciler struct {
 	Requests *reconcile.Requests
 	Log      *slog.Logger
 	Options  Options
+	// Drift looks after releases between their runs.
+	Drift *drift.Engine
 	// ProgressAfter is how long a wait lasts before the status tells of it.
 	ProgressAfter time.Duration
 	// Lost is told of a source whose snapshot is not in the storage, so that it is fetched again.
 	Lost func(schema.GroupVersionKind, types.NamespacedName)
 
 	operations *operations
+	watched    *watched
 	causes     *causes
 	templates  *templates
 	understood *reconcile.Memo[understanding]
@@ -92,6 +96,10 @@ type Reconciler struct {
 
 // New completes a Reconciler whose exported fields are set.
 func New(r Reconciler) *Reconciler {
+	if r.Drift == nil {
+		r.Drift = drift.NewEngine(drift.Options{Log: r.Log})
+	}
+	r.watched = newWatched(r.Drift)
 	r.operations, r.causes = newOperations(r.Waker.Wake), newCauses(r.Waker.Wake, r.Log)
 	r.templates = newTemplates()
 	r.understood = reconcile.NewMemo[understanding]()

@@ -36,6 +36,7 @@ type view struct {
 	writers   *writers
 	drifted   []client.Drifted
 	looked    bool // for drift
+	survey    *survey
 	fresh     bool // the history was behind the storage, and was brought up
 }
 
@@ -266,8 +267,8 @@ func (v *view) verify(ctx context.Context) error {
 	return nil
 }
 
-// observeDrift compares the objects of the release with the cluster, by dry-runs. It is done in every attempt that finds nothing
-// else to do: at the interval, when asked, and when something has woken the object, which may be that somebody saw one change.
+// observeDrift compares the objects of the release with the cluster, by dry-runs, as far as it is not known how they are. It is
+// done in every attempt that finds nothing else to do: at the interval, when asked, and when something has woken the object.
 func (r *Reconciler) observeDrift(ctx context.Context, a *attempt, v *view) error {
 	job := r.jobOf(a, v, Action{Kind: Correct})
 	job.ctx = ctx
@@ -279,10 +280,14 @@ func (r *Reconciler) observeDrift(ctx context.Context, a *attempt, v *view) erro
 	if err != nil {
 		return fmt.Errorf("reading the manifest of release v%d: %w", v.newest.Version, err)
 	}
-	v.drifted, err = access.Drift(objects, ignoreRules(a.hr))
+	if v.survey, err = r.survey(ctx, a, v, access.Client, objects); err != nil {
+		return err
+	}
+	v.drifted, err = access.Drift(v.survey.suspects, v.survey.ignore)
 	v.looked = err == nil || len(v.drifted) > 0
 	for _, d := range v.drifted {
 		v.Drift = append(v.Drift, d.String())
+		a.found = append(a.found, v.survey.found(d))
 	}
 	if err != nil && len(v.drifted) == 0 {
 		return fmt.Errorf("unable to determine cluster state: %w", err)

@@ -24,6 +24,7 @@ type inputs struct {
 	configDigest string
 	chart        *charts.Chart
 	ociDigest    string
+	secrets      []string // among the values: of Secrets that they come from
 	// Of the attempt, whichever run of it is on: the actions that have ended before the operation, and what was read of the storage.
 	ended  []Ended
 	stored *stored

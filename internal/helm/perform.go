@@ -18,6 +18,7 @@ const stateFailedReason = "StateError"
 // release brings the release to what is asked for: it looks, decides and acts, one action at a time, until there is nothing to do
 // or nothing that can be done now. An action that waits is left to itself, and the run ends.
 func (r *Reconciler) release(ctx context.Context, a *attempt) error {
+	defer r.guard(a)()
 	if err := r.takeUp(ctx, a); err != nil {
 		return err
 	}
@@ -34,6 +35,7 @@ func (r *Reconciler) release(ctx context.Context, a *attempt) error {
 		a.noteDrift(v)
 		r.Log.Debug("decided", "name", a.key.Name, "namespace", a.key.Namespace, "state", string(a.state), "action", a.last.String())
 		if a.last.Kind == None {
+			r.attend(a, v)
 			return a.rest(v)
 		}
 		if err := r.act(ctx, a, v); err != nil {

@@ -47,7 +47,7 @@ func (a *attempt) timeoutOf(kind ActionKind) metav1.Duration {
 // report fills the part of the status that only a HelmRelease has. What an action has brought is on record since it ended.
 func (r *Reconciler) report(a *attempt, end reconcile.Outcome) reconcile.Success {
 	a.tally(a.hr)
-	a.reportDrift(a.hr)
+	r.reportDrift(a)
 	if end.Waiting == nil {
 		a.handled()
 	}

@@ -128,6 +128,16 @@ func (l *Look) Accept() {
 	l.run.remember(ref.Key(), Change{Ref: ref, Action: Unchanged})
 }
 
+// Desired returns the object as it is declared. It is not to be modified.
+func (l *Look) Desired() *unstructured.Unstructured { return l.object }
+
+// Wrote notes that the object was made as it is declared by another way than Apply, and how the API server has answered.
+func (l *Look) Wrote(live *unstructured.Unstructured) {
+	l.run.recorder.note(live, true)
+	ref := object.RefOf(l.object)
+	l.run.remember(ref.Key(), Change{Ref: ref, Action: Configured})
+}
+
 // Apply applies the object as an Apply of all would. Before it is written over, guard is asked about the live object as it is
 // then, and what it refuses is left alone.
 func (l *Look) Apply(ctx context.Context, guard func(live *unstructured.Unstructured) error) (Change, error) {

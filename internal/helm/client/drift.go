@@ -181,7 +181,7 @@ func (c *Client) Correct(drifted []Drifted) ([]Correction, error) {
 	var done []Correction
 	var errs []error
 	for _, d := range drifted {
-		err := c.correct(d)
+		_, err := c.correct(d)
 		switch {
 		case c.ctx.Err() != nil:
 			return done, c.ctx.Err()
@@ -194,7 +194,8 @@ func (c *Client) Correct(drifted []Drifted) ([]Correction, error) {
 	return done, errors.Join(errs...)
 }
 
-func (c *Client) correct(d Drifted) error {
+// correct returns what the API server has answered.
+func (c *Client) correct(d Drifted) (*unstructured.Unstructured, error) {
 	u := d.desired.DeepCopy()
 	ctx, cancel := c.request()
 	defer cancel()
@@ -205,11 +206,11 @@ func (c *Client) correct(d Drifted) error {
 			err = c.keepIgnored(u, d)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var patch client.Patch
 		if patch, err = applyPatch(u); err != nil {
-			return err
+			return nil, err
 		}
 		err = c.user.Client.Patch(ctx, u, patch, client.FieldOwner(api.HelmManager), client.ForceOwnership)
 	case d.Missing:
@@ -217,15 +218,15 @@ func (c *Client) correct(d Drifted) error {
 	default:
 		var patch []byte
 		if patch, err = d.guarded(); err != nil {
-			return err
+			return nil, err
 		}
 		err = c.user.Client.Patch(ctx, u, client.RawPatch(types.JSONPatchType, patch), client.FieldOwner(api.HelmManager))
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.cluster.Observer.Record(u)
-	return nil
+	return u, nil
 }
 
 // guarded returns the patch for the object that was compared, and for no other of its name.
