@@ -10,6 +10,7 @@ import (
 	"html"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/cleat-dev/cleat/internal/source"
@@ -232,6 +233,9 @@ func tellTelegram(ctx context.Context, t *target, m *Message) error {
 		return err
 	}
 	chat, topic, _ := strings.Cut(t.channel, ":")
+	if _, err := strconv.Atoi(topic); topic != "" && err != nil {
+		return configf("the topic in spec.channel is no number: CHAT:TOPIC")
+	}
 	const maxText = 3500 // of 4096, which counts what is around it
 	text := "<b>" + html.EscapeString(m.object()) + "</b>\n" + html.EscapeString(clip(m.Message, maxText))
 	for _, f := range m.fields() {
@@ -241,7 +245,7 @@ func tellTelegram(ctx context.Context, t *target, m *Message) error {
 	}
 	body := map[string]any{"chat_id": chat, "text": text, "parse_mode": "HTML"}
 	if topic != "" {
-		body["message_thread_id"] = topic
+		body["message_thread_id"] = json.Number(topic)
 	}
 	return t.post(ctx, to.JoinPath("bot"+t.token, "sendMessage"), body, nil)
 }
@@ -348,7 +352,7 @@ func tellZoom(ctx context.Context, t *target, m *Message) error {
 	to.RawQuery = query.Encode()
 	items := []any{}
 	for _, f := range m.fields() {
-		items = append(items, map[string]any{"key": f.key, "value": f.value, "editable": false})
+		items = append(items, map[string]any{"key": f.key, "value": f.value})
 	}
 	body := []any{map[string]any{"type": "message", "text": m.Message}}
 	if len(items) > 0 {

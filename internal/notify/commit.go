@@ -160,6 +160,9 @@ type repository struct {
 }
 
 func (t *target) repository() (repository, error) {
+	if u, err := url.Parse(t.address); err == nil && u.Scheme == "ssh" && u.Hostname() != "" {
+		t.address = "https://" + u.Hostname() + u.Path // the API of the host that is cloned from by SSH
+	}
 	u, err := t.endpoint()
 	if err != nil {
 		return repository{}, err
@@ -204,7 +207,7 @@ func (t *target) github(ctx context.Context) (map[string]string, error) {
 	token := t.token
 	if len(t.data["githubAppID"]) > 0 {
 		var err error
-		if token, err = t.clouds.Token(ctx, cloud{name: "github"}, t); err != nil {
+		if token, err = t.cloudToken(ctx, cloud{name: "github"}); err != nil {
 			return nil, err
 		}
 	}
@@ -434,7 +437,7 @@ func newAzureDevOps(ctx context.Context, t *target, r repository) (*azureDevOps,
 		return h, nil
 	}
 	const devops = "499b84ac-1321-427f-aa17-267ca6975798/.default" // Azure DevOps, as Azure names it
-	token, err := t.clouds.Token(ctx, cloud{"azure", devops}, t)
+	token, err := t.cloudToken(ctx, cloud{"azure", devops})
 	h.header = bearer(token)
 	return h, err
 }

@@ -122,14 +122,15 @@ func (d *Dispatcher) work(ctx, watching context.Context) error {
 	select {
 	case <-synced:
 	case <-ctx.Done():
-		return nil
+		select {
+		case <-synced:
+		default:
+			return nil // nobody knows yet who would be told
+		}
 	}
 	d.remember(ctx)
-	news, pumped := make(chan incoming), make(chan struct{})
-	go func() { // ends with ctx; work waits for it
-		defer close(pumped)
-		d.pump(ctx, news)
-	}()
+	news, pumped := make(chan incoming), make(chan []incoming, 1)
+	go func() { pumped <- d.pump(ctx, news) }() // ends with ctx; work waits for it
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
@@ -143,32 +144,34 @@ func (d *Dispatcher) work(ctx, watching context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	<-pumped
-	d.drain(watching)
+	d.drain(watching, <-pumped)
 	return nil
 }
 
-// pump takes the news off the bus one by one.
-func (d *Dispatcher) pump(ctx context.Context, to chan<- incoming) {
+// pump takes the news off the bus one by one, and returns what nobody has taken when ctx ends.
+func (d *Dispatcher) pump(ctx context.Context, to chan<- incoming) []incoming {
 	for {
 		n, err := d.heard.Next(ctx)
 		if err != nil {
-			return // told to stop
+			return nil // told to stop
 		}
 		in := incoming{News: n}
 		in.repeated = d.limit.repeated(in.key())
 		select {
 		case to <- in:
 		case <-ctx.Done():
-			return
+			return []incoming{in}
 		}
 	}
 }
 
-// drain delivers what is there.
-func (d *Dispatcher) drain(ctx context.Context) {
+// drain delivers what is there: what was taken off the bus already, and the rest.
+func (d *Dispatcher) drain(ctx context.Context, taken []incoming) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
+	for _, in := range taken {
+		d.take(ctx, in)
+	}
 	done, gone := context.WithCancel(ctx)
 	gone() // so that nothing is waited for
 	for {

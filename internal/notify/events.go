@@ -134,7 +134,7 @@ func tellPubSub(ctx context.Context, t *target, m *Message) error {
 	if err := cmp.Or(t.needs("the ID of the project as address", t.address), t.needs("the ID of the topic as spec.channel", t.channel)); err != nil {
 		return err
 	}
-	token, err := t.clouds.Token(ctx, cloud{"gcp", "https://www.googleapis.com/auth/pubsub"}, t)
+	token, err := t.cloudToken(ctx, cloud{"gcp", "https://www.googleapis.com/auth/pubsub"})
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (t *target) eventHub(ctx context.Context) (to *url.URL, authorization strin
 	case t.token != "":
 		return to, "Bearer " + t.token, nil
 	}
-	token, err := t.clouds.Token(ctx, cloud{"azure", "https://eventhubs.azure.net/.default"}, t)
+	token, err := t.cloudToken(ctx, cloud{"azure", "https://eventhubs.azure.net/.default"})
 	return to, "Bearer " + token, err
 }
 

@@ -25,7 +25,8 @@ import (
 const (
 	maxPatterns      = 100
 	maxPatternLength = 1024
-	maxPatternSize   = 2000 // instructions
+	maxPatternSize   = 500  // instructions of one
+	maxListSize      = 2000 // and of a list
 )
 
 // The annotations by which an Alert asks for fewer messages, or for more of a status (docs/adr/0038).
@@ -117,33 +118,38 @@ func patterns(field string, texts []string) ([]*regexp.Regexp, error) {
 	if len(texts) > maxPatterns {
 		return nil, fmt.Errorf("%s has more than %d patterns", field, maxPatterns)
 	}
-	out := make([]*regexp.Regexp, 0, len(texts))
+	out, total := make([]*regexp.Regexp, 0, len(texts)), 0
 	for i, text := range texts {
-		p, err := pattern(text)
+		p, size, err := pattern(text)
 		if err != nil {
 			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
+		}
+		if total += size; total > maxListSize {
+			return nil, fmt.Errorf("%s[%d]: the patterns amount to more than %d instructions", field, i, maxListSize)
 		}
 		out = append(out, p)
 	}
 	return out, nil
 }
 
-func pattern(text string) (*regexp.Regexp, error) {
+// pattern understands a pattern, and says how large it is.
+func pattern(text string) (p *regexp.Regexp, size int, err error) {
 	if len(text) > maxPatternLength {
-		return nil, errPattern
+		return nil, 0, errPattern
 	}
 	tree, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	program, err := syntax.Compile(tree.Simplify())
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if len(program.Inst) > maxPatternSize {
-		return nil, errPattern
+		return nil, 0, errPattern
 	}
-	return regexp.Compile(text)
+	p, err = regexp.Compile(text)
+	return p, len(program.Inst), err
 }
 
 // severe says whether the severity is one that the Alert wants.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,6 +81,7 @@ type target struct {
 	network                    source.Network
 	clouds                     clouds
 
+	minted []string // tokens that clouds gave for it
 	client *http.Client
 	object map[string]any // as expressions see it
 }
@@ -209,20 +211,58 @@ func (t *target) timeout() time.Duration {
 	return min(max(p.GetTimeout(), time.Second), maxTimeout)
 }
 
-// masked returns err without anything that the Secret holds.
+// masked returns err without anything that the Secret holds, or that was made of it. A service may repeat in its answer all that
+// it was sent.
 func (t *target) masked(err error) error {
 	if err == nil || t == nil {
 		return err
 	}
 	data := map[string]any{}
-	for key, value := range t.data {
-		data[key] = base64.StdEncoding.EncodeToString(value)
-	}
-	for name, value := range t.headers {
-		data["header "+name] = base64.StdEncoding.EncodeToString([]byte(value))
+	for i, value := range t.sensitive() {
+		data[strconv.Itoa(i)] = base64.StdEncoding.EncodeToString([]byte(value))
 	}
 	secret := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret", "data": data}}
 	return object.MaskError(err, secret)
+}
+
+// separators divide what holds a secret and something else: a header's scheme, a connection string, a user and a password.
+const separators = " ;:=&?,\n"
+
+// shortSecret is the length below which a part of something is no secret by itself: paths have many short words.
+const shortSecret = 8
+
+// sensitive returns what must be told nobody: values as they are, and what they are made of.
+func (t *target) sensitive() []string {
+	all := slices.Clone(t.minted)
+	for _, value := range t.data {
+		all = append(all, string(value))
+	}
+	for _, value := range t.headers {
+		all = append(all, value)
+	}
+	all = append(all, t.username+":"+t.password, ":"+t.token)
+	parts := []string{}
+	for _, value := range all {
+		parts = append(parts, strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(separators, r) })...)
+	}
+	if u, err := url.Parse(t.address); err == nil { // one that cannot be parsed is told nobody either
+		parts = append(parts, strings.Split(u.Path, "/")...)
+		for _, values := range u.Query() {
+			parts = append(parts, values...)
+		}
+		if u.User != nil {
+			password, _ := u.User.Password()
+			parts = append(parts, u.User.Username(), password)
+			all = append(all, u.User.Username()+":"+password)
+		}
+	}
+	return append(all, slices.DeleteFunc(parts, func(p string) bool { return len(p) < shortSecret || t.plain(p) })...)
+}
+
+// plain says whether a part is one that messages need: the host's name.
+func (t *target) plain(part string) bool {
+	u, err := url.Parse(t.address)
+	return err == nil && (strings.Trim(part, "/") == u.Host || part == u.Hostname())
 }
 
 // endpoint is the URL that the Provider's address is.
@@ -234,7 +274,7 @@ func (t *target) endpoint() (*url.URL, error) {
 	case err != nil || u.Hostname() == "":
 		return nil, configf("its address is no URL") // not quoted: it may hold a token
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, configf("its address begins with %q, use http or https", u.Scheme)
+		return nil, configf("its address does not begin with http:// or https://")
 	}
 	return u, nil
 }
@@ -245,6 +285,16 @@ func (t *target) service(public string) (*url.URL, error) {
 		t.address = public
 	}
 	return t.endpoint()
+}
+
+// cloudToken asks a cloud for a token.
+func (t *target) cloudToken(ctx context.Context, c cloud) (string, error) {
+	token, err := t.clouds.Token(ctx, c, t)
+	if err != nil {
+		return "", err
+	}
+	t.minted = append(t.minted, token)
+	return token, nil
 }
 
 func (t *target) needs(what, value string) error {

@@ -21,7 +21,7 @@ type about struct {
 
 // turns knows which objects fail, for the Alerts that want to hear only when that changes. It is used by one goroutine.
 type turns struct {
-	// failing are the objects whose failure an Alert was told.
+	// failing are the objects whose failure an Alert was told; false if it was told that this is over and before has them.
 	failing map[about]bool
 	// before are those that failed when this process began: their recovery is news.
 	before map[string]bool
@@ -55,8 +55,13 @@ func (t *turns) turn(r *rule, m *Message) bool {
 	if m.underway() {
 		return false // it has changed nothing yet
 	}
-	was := t.failing[key] || t.before[key.object]
-	delete(t.failing, key)
+	was, told := t.failing[key]
+	if t.before[key.object] {
+		was = was || !told
+		t.failing[key] = false // this Alert knows that it is over
+	} else {
+		delete(t.failing, key)
+	}
 	if !was {
 		return false
 	}

@@ -99,6 +99,7 @@ type world struct {
 func newWorld(t *testing.T, objects string, change ...func(*Options)) *world {
 	t.Helper()
 	var all []client.Object
+	var alerts []*unstructured.Unstructured // not the API server's: it would refuse one that cannot be decoded
 	for text := range strings.SplitSeq(objects, "---\n") {
 		if strings.TrimSpace(text) == "" {
 			continue
@@ -122,6 +123,10 @@ func newWorld(t *testing.T, objects string, change ...func(*Options)) *world {
 		if u.GetUID() == "" {
 			u.SetUID(types.UID("9bd41e22-" + u.GetName()))
 		}
+		if u.GetKind() == alerting.AlertKind {
+			alerts = append(alerts, u)
+			continue
+		}
 		all = append(all, u)
 	}
 	w := &world{t: t, bus: reconcile.NewBus(prometheus.NewRegistry()), events: &sourcetest.Events{}, client: sourcetest.Client(all), log: &strings.Builder{}}
@@ -141,10 +146,8 @@ func newWorld(t *testing.T, objects string, change ...func(*Options)) *world {
 		w.pauses = append(w.pauses, d)
 		w.clock = w.clock.Add(d)
 	}
-	for _, object := range all {
-		if u, ok := object.(*unstructured.Unstructured); ok && u.GetKind() == alerting.AlertKind {
-			w.know(u)
-		}
+	for _, u := range alerts {
+		w.know(u)
 	}
 	t.Cleanup(func() { w.settle() })
 	return w
@@ -261,3 +264,8 @@ func (r request) json(t *testing.T) map[string]any {
 	}
 	return out
 }
+
+// unstructuredShop is the Kustomization that news are about.
+var unstructuredShop = unstructured.Unstructured{Object: map[string]any{
+	"apiVersion": "kustomize.toolkit.fluxcd.io/v1", "kind": "Kustomization", "metadata": map[string]any{"name": "shop", "namespace": "demo", "uid": string(objectID)},
+}}
