@@ -45,7 +45,9 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"push":       positive(cmdPush),
 	"refused":    positive(cmdRefused),
 	"rewind":     positive(cmdRewind),
+	"sink":       positive(cmdSink),
 	"timer":      positive(cmdTimer),
+	"told":       positive(cmdTold),
 	"untold":     positive(cmdUntold),
 	"await":      positive(cmdAwait),
 	"requests":   positive(cmdRequests),
@@ -139,6 +141,39 @@ func cmdAsked(ts *testscript.TestScript, args []string) {
 		ts.Fatalf("usage: asked")
 	}
 	printLines(ts, append(of(ts).git.Asked(), of(ts).sources.Asked()...))
+}
+
+// sink hang|resume: has the endpoint for Providers answer nothing, or answer again.
+func cmdSink(ts *testscript.TestScript, args []string) {
+	switch strings.Join(args, " ") {
+	case "hang":
+		of(ts).sink.Hang()
+	case "resume":
+		of(ts).sink.Resume()
+	default:
+		ts.Fatalf("usage: sink hang|resume")
+	}
+}
+
+// told COUNT: prints the next events that the endpoint for Providers is told, when it was told so many.
+func cmdTold(ts *testscript.TestScript, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: told COUNT")
+	}
+	count, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ctx, cancel := bounded()
+	defer cancel()
+	var lines []string
+	for len(lines) < count {
+		select {
+		case line := <-of(ts).sink.Told():
+			lines = append(lines, line)
+		case <-ctx.Done():
+			ts.Fatalf("told %d events only: %q", len(lines), lines)
+		}
+	}
+	printLines(ts, lines)
 }
 
 // hook REPO RECEIVER TOKEN: has every later push to the repository posted to the Receiver, signed with the token, as a Git host

@@ -27,6 +27,7 @@ import (
 //	ROOT     the folder of this repository
 //	SSH      the URL of the Git server over SSH; SSH_IDENTITY and SSH_KNOWN_HOSTS are files for a Secret
 //	REGISTRY the host of an OCI registry, S3 that of an S3 server
+//	SINK     the URL of an endpoint for Providers of type generic
 //	CHARTS   the URL of a Helm repository: the script's folder charts
 func TestScripts(t *testing.T) {
 	runScripts(t, "testdata/script", (*testing.T).Parallel)
@@ -74,6 +75,7 @@ type script struct {
 	git       *gitserver.Server
 	private   *gitserver.Server
 	sources   *testenv.Sources
+	sink      *testenv.Sink
 	repos     map[string]*gitserver.Repo
 	kubectl   string
 
@@ -99,6 +101,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 		kubectl: filepath.Join(root, "bin", "devcluster"),
 	}
 	s.sources = testenv.NewSources(t, s.git, filepath.Join(env.WorkDir, "charts"))
+	s.sink = testenv.NewSink(t)
 	s.namespace = s.cluster.Namespace(t, name)
 	s.agent = testenv.NewAgent(t, s.cluster.Kubeconfig, s.namespace)
 	env.Values[scriptKey{}] = s
@@ -111,6 +114,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	env.Setenv("SSH_KNOWN_HOSTS", filepath.Join(env.WorkDir, "known_hosts"))
 	env.Setenv("REGISTRY", s.sources.Registry)
 	env.Setenv("S3", s.sources.S3.Endpoint)
+	env.Setenv("SINK", s.sink.URL)
 	env.Setenv("CHARTS", s.sources.Charts)
 	for name, content := range map[string]string{"SSH_IDENTITY": s.sources.SSH.Identity, "SSH_KNOWN_HOSTS": s.sources.SSH.KnownHosts} {
 		if err := os.WriteFile(env.Getenv(name), []byte(content), 0o600); err != nil {
