@@ -42,7 +42,9 @@ func TestA34_Bodies(t *testing.T) {
 	if err := zip.Close(); err != nil {
 		t.Fatal(err)
 	}
-	many := "[" + strings.Repeat("[],", maxBody/3-2) + "[]]"
+	nested := func(depth int) string {
+		return `{"a":` + strings.Repeat("[", depth-1) + strings.Repeat("]", depth-1) + "}"
+	}
 	for name, test := range map[string]struct {
 		body   string
 		header map[string]string
@@ -55,7 +57,9 @@ func TestA34_Bodies(t *testing.T) {
 		"null":                  {body: `null`, status: 400},
 		"nested deeply":         {body: strings.Repeat(`{"a":`, 100_000) + "1" + strings.Repeat("}", 100_000), status: 400},
 		"lists nested deeply":   {body: `{"a":` + strings.Repeat("[", 1_000_000) + strings.Repeat("]", 1_000_000) + "}", status: 400},
-		"a million lists":       {body: `{"a":` + many[:maxBody-8] + "}", status: 400},
+		"a million lists":       {body: `{"a":[` + strings.Repeat("[],", maxBody/3-10) + "[]]}", status: 400},
+		"nested too deeply":     {body: nested(maxDepth + 1), status: 400},
+		"as deep as is allowed": {body: nested(maxDepth), status: 200},
 		"one byte too many":     {body: `{"a":"` + strings.Repeat("a", maxBody-7) + `"}`, status: 413},
 		"as much as is allowed": {body: `{"a":"` + strings.Repeat("a", maxBody-8) + `"}`, status: 200},
 		"a gzip bomb":           {body: bomb.String(), header: map[string]string{"Content-Encoding": "gzip"}, status: 415},

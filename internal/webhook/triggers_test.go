@@ -187,8 +187,18 @@ func TestLevel(t *testing.T) {
 	w.triggers.take(got)
 	w.triggers.want(o, nil)
 	w.triggers.queue.Done(got)
-	again, _ := w.triggers.queue.Get() // waits until a second is over
-	if again != o {
-		t.Errorf("requested: %v", again)
+	next := make(chan target, 1)
+	go func() {
+		again, _ := w.triggers.queue.Get() // waits until a second is over
+		next <- again
+	}()
+	select {
+	case again := <-next:
+		if again != o {
+			t.Errorf("requested: %v", again)
+		}
+	case <-time.After(time.Minute):
+		w.triggers.queue.ShutDown()
+		t.Error("never")
 	}
 }
