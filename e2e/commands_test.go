@@ -50,7 +50,9 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"refused":    positive(cmdRefused),
 	"rewind":     positive(cmdRewind),
 	"scale":      positive(cmdScale),
+	"sink":       positive(cmdSink),
 	"timer":      positive(cmdTimer),
+	"told":       positive(cmdTold),
 	"untold":     positive(cmdUntold),
 	"await":      positive(cmdAwait),
 	"requests":   positive(cmdRequests),
@@ -154,6 +156,39 @@ func cmdCleat(ts *testscript.TestScript, neg bool, args []string) {
 	if (code != 0) != neg {
 		ts.Fatalf("cleat %s: exit code %d", strings.Join(args, " "), code)
 	}
+}
+
+// sink hang|resume: has the endpoint for Providers answer nothing, or answer again.
+func cmdSink(ts *testscript.TestScript, args []string) {
+	switch strings.Join(args, " ") {
+	case "hang":
+		of(ts).sink.Hang()
+	case "resume":
+		of(ts).sink.Resume()
+	default:
+		ts.Fatalf("usage: sink hang|resume")
+	}
+}
+
+// told COUNT: prints the next events that the endpoint for Providers is told, when it was told so many.
+func cmdTold(ts *testscript.TestScript, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: told COUNT")
+	}
+	count, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ctx, cancel := bounded()
+	defer cancel()
+	var lines []string
+	for len(lines) < count {
+		select {
+		case line := <-of(ts).sink.Told():
+			lines = append(lines, line)
+		case <-ctx.Done():
+			ts.Fatalf("told %d events only: %q", len(lines), lines)
+		}
+	}
+	printLines(ts, lines)
 }
 
 // hook REPO RECEIVER TOKEN: has every later push to the repository posted to the Receiver, signed with the token, as a Git host

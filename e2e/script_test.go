@@ -27,6 +27,7 @@ import (
 //	ROOT     the folder of this repository
 //	SSH      the URL of the Git server over SSH; SSH_IDENTITY and SSH_KNOWN_HOSTS are files for a Secret
 //	REGISTRY the host of an OCI registry, S3 that of an S3 server
+//	SINK     the URL of an endpoint for Providers of type generic
 //	CHARTS   the URL of a Helm repository: the script's folder charts
 //	APP      the chart that most scripts about releases install: testdata/charts/app
 func TestScripts(t *testing.T) {
@@ -75,6 +76,7 @@ type script struct {
 	git       *gitserver.Server
 	private   *gitserver.Server
 	sources   *testenv.Sources
+	sink      *testenv.Sink
 	repos     map[string]*gitserver.Repo
 	kubectl   string
 	helm      string
@@ -102,6 +104,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 		helm:    filepath.Join(root, "bin", "helm"),
 	}
 	s.sources = testenv.NewSources(t, s.git, filepath.Join(env.WorkDir, "charts"))
+	s.sink = testenv.NewSink(t)
 	s.namespace = s.cluster.Namespace(t, name)
 	s.agent = testenv.NewAgent(t, s.cluster.Kubeconfig, s.namespace)
 	env.Values[scriptKey{}] = s
@@ -114,6 +117,7 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	env.Setenv("SSH_KNOWN_HOSTS", filepath.Join(env.WorkDir, "known_hosts"))
 	env.Setenv("REGISTRY", s.sources.Registry)
 	env.Setenv("S3", s.sources.S3.Endpoint)
+	env.Setenv("SINK", s.sink.URL)
 	env.Setenv("CHARTS", s.sources.Charts)
 	env.Setenv("APP", filepath.Join(root, "e2e", "testdata", "charts", "app"))
 	for _, kind := range []string{"CACHE", "CONFIG", "DATA"} {

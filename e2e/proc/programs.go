@@ -60,12 +60,12 @@ type AgentConfig struct {
 	Storage    string   // folder; kept between runs of one agent, never shared by two
 	Flags      []string // further flags
 	// Loopback addresses, host:port.
-	StorageAddr, MetricsAddr, HealthAddr, ReceiverAddr string
+	StorageAddr, MetricsAddr, HealthAddr, ReceiverAddr, EventsAddr string
 }
 
 // FreeAddresses fills in addresses that nobody listens on.
 func (c *AgentConfig) FreeAddresses() error {
-	for _, addr := range []*string{&c.StorageAddr, &c.MetricsAddr, &c.HealthAddr, &c.ReceiverAddr} {
+	for _, addr := range []*string{&c.StorageAddr, &c.MetricsAddr, &c.HealthAddr, &c.ReceiverAddr, &c.EventsAddr} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
@@ -88,6 +88,7 @@ func (c *AgentConfig) Args() []string {
 		"--metrics-addr=" + c.MetricsAddr,
 		"--health-addr=" + c.HealthAddr,
 		"--receiverAddr=" + c.ReceiverAddr,
+		"--events-addr=" + c.EventsAddr,
 	}, c.Flags...)
 }
 

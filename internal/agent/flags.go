@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fluxcd/pkg/cache"
@@ -18,6 +19,9 @@ import (
 	"github.com/cleat-dev/cleat/internal/source/helm"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
 )
+
+// defaultEventsAddr is next to that of artifacts, which has the port of Flux's notification-controller.
+const defaultEventsAddr = ":9091"
 
 // Flags are the options of `cleat run`. Names and defaults are those of Flux's controllers, except where a comment in
 // register says otherwise, so that a Deployment's arguments can be taken over.
@@ -42,6 +46,8 @@ type Flags struct {
 	MetricsAddr        string
 	HealthAddr         string
 	ReceiverAddr       string
+	EventsAddr         string
+	RateLimit          time.Duration
 	LogLevel           string
 	LogEncoding        string
 	Concurrent         int
@@ -100,6 +106,9 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.StringVar(&f.HealthAddr, "health-addr", ":9440", "address on which /healthz and /readyz are served")
 	// Written as in Flux, where it is the only one that is.
 	set.StringVar(&f.ReceiverAddr, "receiverAddr", ":9292", "address on which the hooks of Receivers are taken")
+	// Flux's controllers are given a URL here, and its notification-controller an address, which is that of our artifacts.
+	set.StringVar(&f.EventsAddr, "events-addr", defaultEventsAddr, "address on which events of other controllers are taken, empty for none; a URL, as Flux's controllers are given, means the default: events of this agent do not leave it by HTTP")
+	set.DurationVar(&f.RateLimit, "rate-limit-interval", 5*time.Minute, "how long the same event is not told again by Alerts; 0 tells all")
 	set.StringVar(&f.LogLevel, "log-level", "info", "trace, debug, info or error")
 	set.StringVar(&f.LogEncoding, "log-encoding", "json", "json or console")
 	set.IntVar(&f.Concurrent, "concurrent", 4, "how many objects of each kind are reconciled at a time")
@@ -130,7 +139,6 @@ func (f *Flags) register(set *pflag.FlagSet) {
 	set.StringVar(&f.DecryptionAccount, "default-decryption-service-account", "", "ServiceAccount of their own namespace as which Kustomizations that name none have keys from clouds and Vaults; the agent's own when empty")
 	set.IntVar(&f.PruneLimit, "prune-limit", 0, "percent of its tracked objects that one commit may remove from a Kustomization that is not annotated with "+api.AllowPruneAnnotation+"=true; 0 is no limit, as in Flux")
 	set.IntVar(&f.InventoryMax, "inventory-max-size", appsync.DefaultInventoryLimit, "bytes of an inventory that a status holds; the rest goes into ConfigMaps of that size")
-	set.String("events-addr", "", "accepted for Flux's sake: events do not leave the process by HTTP")
 	set.StringVar(&f.SnapshotDigest, "snapshot-digest-algo", "sha256", "algorithm of the digests by which releases are remembered; only sha256 is served")
 	set.Duration("graceful-shutdown-timeout", 10*time.Minute, "accepted for Flux's sake: actions on releases are cut off when the agent stops, and begun again when it starts")
 	set.Duration("oom-watch-interval", 500*time.Millisecond, "accepted for Flux's sake: memory is bounded by limits on what is read")
@@ -187,6 +195,12 @@ func (f *Flags) complete(env map[string]string) error {
 		if size < 1 {
 			return fmt.Errorf("--%s must be at least 1", name)
 		}
+	}
+	if strings.Contains(f.EventsAddr, "://") {
+		f.EventsAddr = defaultEventsAddr
+	}
+	if f.RateLimit < 0 {
+		return errors.New("--rate-limit-interval must not be less than 0")
 	}
 	if f.StorageAdvAddr == "" {
 		f.StorageAdvAddr = f.advertised()

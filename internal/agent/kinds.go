@@ -41,6 +41,20 @@ func servedKinds(mapper meta.RESTMapper, log *slog.Logger) ([]schema.GroupVersio
 	return served, nil
 }
 
+// knows says whether the API server knows all of the kinds.
+func knows(mapper meta.RESTMapper, kinds ...schema.GroupVersionKind) (bool, error) {
+	for _, kind := range kinds {
+		_, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		if meta.IsNoMatchError(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("looking for the kind %s: %w", kind, err)
+		}
+	}
+	return true, nil
+}
+
 // filled returns when the caches of the kinds are filled, or ctx has ended.
 func filled(ctx context.Context, objects cache.Cache, kinds []schema.GroupVersionKind) error {
 	for _, kind := range kinds {

@@ -39,7 +39,7 @@ func setupReceivers(ctx context.Context, config *rest.Config, mgr ctrl.Manager, 
 	if err := controllers.Setup(ctx, mgr, controller.Options{MaxConcurrentReconciles: flags.Concurrent}); err != nil {
 		return nil, err
 	}
-	receivers, err := receiverCache(config, mgr, flags)
+	receivers, err := standingCache(config, mgr, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -53,9 +53,9 @@ func setupReceivers(ctx context.Context, config *rest.Config, mgr ctrl.Manager, 
 	}), nil
 }
 
-// receiverCache returns a watch on the Receivers that this agent serves. It runs from the start, while those of the manager
-// wait for the lease.
-func receiverCache(config *rest.Config, mgr ctrl.Manager, flags Flags) (cache.Cache, error) {
+// standingCache returns a watch on objects that this agent serves whether or not it leads: it runs from the start, while those
+// of the manager wait for the lease.
+func standingCache(config *rest.Config, mgr ctrl.Manager, flags Flags) (cache.Cache, error) {
 	options := cache.Options{
 		Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), DefaultTransform: cache.TransformStripManagedFields(), NewInformer: newInformer,
 		DefaultLabelSelector: flags.watched,
@@ -63,11 +63,11 @@ func receiverCache(config *rest.Config, mgr ctrl.Manager, flags Flags) (cache.Ca
 	if !flags.WatchAll {
 		options.DefaultNamespaces = map[string]cache.Config{flags.Namespace: {}}
 	}
-	receivers, err := cache.New(config, options)
+	objects, err := cache.New(config, options)
 	if err != nil {
-		return nil, fmt.Errorf("watching Receivers: %w", err)
+		return nil, fmt.Errorf("making a cache: %w", err)
 	}
-	return receivers, nil
+	return objects, nil
 }
 
 // objects returns where hooks read objects of a kind: the manager's cache where it is filled and holds all of them, and

@@ -32,6 +32,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/decrypt"
 	"github.com/cleat-dev/cleat/internal/drift"
 	"github.com/cleat-dev/cleat/internal/kube"
+	"github.com/cleat-dev/cleat/internal/notify"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 	appsync "github.com/cleat-dev/cleat/internal/sync"
 	"github.com/cleat-dev/cleat/internal/webhook"
@@ -118,7 +119,11 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, flags, config, mgr, kinds, store, hooks, registry, watchdog, log)
+	alerts, err := setupNotify(config, mgr, edge, bus, kinds, registry, flags, log)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, flags, config, mgr, kinds, store, hooks, alerts, registry, watchdog, log)
 }
 
 // newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and the metadata of what wakes
@@ -199,7 +204,7 @@ func newDrift(mgr ctrl.Manager, edge reconcile.Edge, registry *prometheus.Regist
 
 // serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails.
 func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, kinds []schema.GroupVersionKind, store *artifact.Store,
-	hooks *webhook.Server, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
+	hooks *webhook.Server, alerts *notify.Dispatcher, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
 	var working atomic.Bool
 	ready := func(*http.Request) error {
 		if !working.Load() && !flags.LeaderElection {
@@ -207,7 +212,7 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 		}
 		return nil
 	}
-	servers := make([]*server, 0, 4)
+	servers := make([]*server, 0, 5)
 	for _, s := range []struct {
 		name, address string
 		handler       http.Handler
@@ -231,8 +236,20 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 		defer listening.listener.Close()
 		servers = append(servers, listening)
 	}
+	if alerts != nil && flags.EventsAddr != "" {
+		// Anybody in the cluster may call, as with hooks.
+		listening, err := listenForHooks(ctx, flags.EventsAddr, eventsHandler(alerts, registry))
+		if err != nil {
+			return err
+		}
+		defer listening.listener.Close()
+		servers = append(servers, listening)
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
+	if alerts != nil {
+		group.Go(func() error { return alerts.Run(ctx) })
+	}
 	if hooks != nil {
 		group.Go(func() error { return hooks.Run(ctx) })
 	}

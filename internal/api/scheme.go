@@ -6,6 +6,7 @@ import (
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
+	notificationv1beta3 "github.com/fluxcd/notification-controller/api/v1beta3"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,6 +29,12 @@ var (
 	ReceiverKind         = notificationv1.GroupVersion.WithKind(notificationv1.ReceiverKind)
 )
 
+// The kinds that are read when there is something to tell, and have no status to reconcile.
+var (
+	AlertKind    = notificationv1beta3.GroupVersion.WithKind(notificationv1beta3.AlertKind)
+	ProviderKind = notificationv1beta3.GroupVersion.WithKind(notificationv1beta3.ProviderKind)
+)
+
 // NewScheme returns a scheme that knows Kubernetes' own kinds, CustomResourceDefinitions and the Flux kinds served here.
 func NewScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
@@ -37,6 +44,7 @@ func NewScheme() *runtime.Scheme {
 	utilruntime.Must(kustomizev1.AddToScheme(s))
 	utilruntime.Must(helmv2.AddToScheme(s))
 	utilruntime.Must(notificationv1.AddToScheme(s))
+	utilruntime.Must(notificationv1beta3.AddToScheme(s))
 	return s
 }
 

@@ -367,7 +367,7 @@ func TestA37_NothingIsFetched(t *testing.T) {
 func TestA43_Labels(t *testing.T) {
 	w := newIdleWorld(t)
 	registry := prometheus.NewRegistry()
-	metered := newMeter(registry, http.HandlerFunc(w.serve))
+	metered := Metered(registry, "gotk_receiver_http_", "/hook/", http.HandlerFunc(w.serve))
 	for i := range 100 {
 		metered.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(fmt.Sprintf("X%d", i), fmt.Sprintf("/hook/%d", i), nil))
 	}

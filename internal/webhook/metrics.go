@@ -17,9 +17,9 @@ type meter struct {
 	inflight prometheus.Gauge
 }
 
-func newMeter(registry prometheus.Registerer, next http.Handler) *meter {
-	const prefix = "gotk_receiver_http_"
-	fixed := prometheus.Labels{"handler": "/hook/", "service": ""}
+// Metered returns a handler that is measured, by series that begin with a prefix and are labelled with a path.
+func Metered(registry prometheus.Registerer, prefix, path string, next http.Handler) http.Handler {
+	fixed := prometheus.Labels{"handler": path, "service": ""}
 	m := &meter{
 		next: next,
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{

@@ -91,7 +91,7 @@ func NewServer(o Options) *Server {
 		overall: rate.NewLimiter(p.overall.rate, p.overall.burst), hooks: newBuckets(p.hook), failures: newBuckets(p.failure), misses: newBuckets(p.miss),
 		grumble: rate.NewLimiter(1, 20), waiting: make(chan struct{}, maxPenance),
 	}
-	s.metered = newMeter(o.Registry, http.HandlerFunc(s.serve))
+	s.metered = Metered(o.Registry, "gotk_receiver_http_", "/hook/", http.HandlerFunc(s.serve))
 	return s
 }
 

@@ -16,7 +16,7 @@ import (
 
 	_ "github.com/fluxcd/helm-controller/api/v2"         // Keeps the module whose types are read in go.mod.
 	_ "github.com/fluxcd/kustomize-controller/api/v1"    // The same.
-	_ "github.com/fluxcd/notification-controller/api/v1" // The same.
+	_ "github.com/fluxcd/notification-controller/api/v1" // The same; it has Alert and Provider as v1beta3.
 	_ "github.com/fluxcd/source-controller/api/v1"       // The same.
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -32,10 +32,11 @@ const fluxVersion = "v2.9.0"
 
 // apis maps each API package to the Flux component that owns its kinds, which `flux install` writes as a label.
 var apis = map[string]string{
-	"github.com/fluxcd/helm-controller/api/v2":         "helm-controller",
-	"github.com/fluxcd/kustomize-controller/api/v1":    "kustomize-controller",
-	"github.com/fluxcd/notification-controller/api/v1": "notification-controller",
-	"github.com/fluxcd/source-controller/api/v1":       "source-controller",
+	"github.com/fluxcd/helm-controller/api/v2":              "helm-controller",
+	"github.com/fluxcd/kustomize-controller/api/v1":         "kustomize-controller",
+	"github.com/fluxcd/notification-controller/api/v1":      "notification-controller",
+	"github.com/fluxcd/notification-controller/api/v1beta3": "notification-controller",
+	"github.com/fluxcd/source-controller/api/v1":            "source-controller",
 }
 
 func main() {
