@@ -76,7 +76,11 @@ func TestServiceAccountsOfObjects(t *testing.T) {
 			w.repositories.identities.Tokens = nil
 			return w.shown(onAWS)
 		},
-		"refused by Azure": func() (Remote, error) { authority.Refuse(); return w.shown(onAzure) },
+		"refused by Azure": func() (Remote, error) {
+			authority.Refuse()
+			w.repositories.identities.Tokens = nil // the token of before is good yet
+			return w.shown(onAzure)
+		},
 	} {
 		_, err := refused()
 		_, again := refused()
