@@ -91,7 +91,7 @@ type Reconciler struct {
 
 // New completes a Reconciler whose exported fields are set.
 func New(r Reconciler) *Reconciler {
-	r.operations = newOperations(r.Waker.Wake)
+	r.operations = newOperations(r.Waker.Wake, r.Log)
 	r.templates = newTemplates()
 	r.understood = reconcile.NewMemo[understanding]()
 	objects := reconcile.Objects{Cache: r.Reader}

@@ -13,6 +13,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/storage/driver"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -57,7 +58,11 @@ func (r *Reconciler) observe(ctx context.Context, a *attempt) (*view, error) {
 	}
 	if c := r.operations.recall(a.key); c != nil {
 		v.Cause = c.says
-		if v.CauseGone, err = c.changed(ctx, a.cluster, v.user.Client); err != nil {
+		v.CauseGone, err = c.changed(ctx, a.cluster, v.user.Client)
+		switch {
+		case apierrors.IsForbidden(err): // whoever may not look learns nothing, and is not to stand still for that
+			v.Cause, v.CauseGone = "", false
+		case err != nil:
 			return nil, fmt.Errorf("looking whether %s: %w", c.says, err)
 		}
 	}
