@@ -100,7 +100,7 @@ func New(r Reconciler) *Reconciler {
 		r.Drift = drift.NewEngine(drift.Options{Log: r.Log})
 	}
 	r.watched = newWatched(r.Drift)
-	r.operations, r.causes = newOperations(r.Waker.Wake), newCauses(r.Waker.Wake, r.Log)
+	r.operations, r.causes = newOperations(r.Waker.Wake, r.Log), newCauses(r.Waker.Wake, r.Log)
 	r.templates = newTemplates()
 	r.understood = reconcile.NewMemo[understanding]()
 	objects := reconcile.Objects{Cache: r.Reader}

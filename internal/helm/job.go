@@ -3,6 +3,7 @@ package helm
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/cleat-dev/cleat/internal/helm/render"
 	"github.com/cleat-dev/cleat/internal/helm/storage"
 	"github.com/cleat-dev/cleat/internal/kube"
+	"github.com/cleat-dev/cleat/internal/object"
 )
 
 // job is one action with all that it needs. It runs on the goroutine of its operation, and changes nothing that others see but the
@@ -41,6 +43,7 @@ type job struct {
 	revisions *storage.Revisions
 	newest    *storage.Release
 	drifted   []client.Drifted // of a Correct
+	log       *slog.Logger
 	park      func() (resumed func())
 
 	// ctx ends when the operation is cut off.
@@ -78,6 +81,8 @@ func (j *job) run() step {
 			result.cause = causeOf(j.ctx, append(j.witness.seen(), err), j.cluster)
 		}
 	}
+	err = object.MaskError(err, j.secret())
+	result.Err = err
 	of := subjectOf(result.Release, j.target, j.chartVersion())
 	if err != nil && j.action.Kind.releases() { // what has failed is no release that anybody could ask for
 		of = subjectOf(nil, j.target, j.chartVersion())
@@ -90,7 +95,7 @@ func (j *job) run() step {
 	}
 	result.Reason, result.Message = j.action.Kind.words(j.action.Remedy, of, err, j.more)
 	result.Manifest, result.inventory = j.consistsOf(result.Release)
-	result.Logs = j.logs.text(secretsIn(result.Manifest))
+	result.Logs = j.logs.text(append(secretsIn(result.Manifest), j.secret()))
 	return result
 }
 
@@ -134,7 +139,8 @@ func (j *job) bringsCRDs() bool {
 }
 
 // perform does what the action is.
-func (j *job) perform() error {
+func (j *job) perform() (err error) {
+	defer recovered(j.log, &err)
 	switch j.action.Kind {
 	case Install:
 		return j.install()

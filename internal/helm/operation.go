@@ -3,6 +3,8 @@ package helm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/cleat-dev/cleat/internal/helm/charts"
 	"github.com/cleat-dev/cleat/internal/helm/render"
+	"github.com/cleat-dev/cleat/internal/kube"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
@@ -70,6 +73,9 @@ var (
 	errStopped = errors.New("the agent is stopping")
 )
 
+// errOccupied: another HelmRelease is at work on the same release. What is pending in the storage is then no lock of somebody dead.
+var errOccupied = errors.New("the same release is being worked on for the HelmRelease")
+
 // operation is an action that is under way, or has ended and was not taken notice of. It goes on without a worker while it waits.
 type operation struct {
 	inputs
@@ -77,6 +83,7 @@ type operation struct {
 	artifact meta.Artifact
 	began    time.Time // of the attempt
 	action   Action
+	place    place // of the release
 
 	cancel context.CancelCauseFunc
 	parked chan struct{} // closed when it first begins to wait
@@ -87,6 +94,14 @@ type operation struct {
 	cut       bool
 	result    step // when done is closed
 	parksOnce sync.Once
+
+	abandoned bool // with operations.mu: the object is gone, so that nobody takes notice of its end
+}
+
+// place is where a release is stored. Whatever HelmReleases ask for it, one action is under way at it at a time.
+type place struct {
+	cluster         *kube.Cluster
+	namespace, name string
 }
 
 // matches says whether the operation is for just this.
@@ -127,6 +142,7 @@ func (o *operation) leave() bool {
 // operations are the actions under way, one for an object.
 type operations struct {
 	wake func(types.NamespacedName)
+	log  *slog.Logger
 	// scheme knows what the storage is made of.
 	scheme *runtime.Scheme
 	// renderer parses each chart once for all.
@@ -143,11 +159,11 @@ type operations struct {
 // working is how many operations may work at a time. More would only wait for the API server together.
 const working = 32
 
-func newOperations(wake func(types.NamespacedName)) *operations {
+func newOperations(wake func(types.NamespacedName), log *slog.Logger) *operations {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(corev1.AddToScheme(scheme))
 	return &operations{
-		wake: wake, scheme: scheme, renderer: render.New(), room: make(chan struct{}, working),
+		wake: wake, log: log, scheme: scheme, renderer: render.New(), room: make(chan struct{}, working),
 		by: map[types.NamespacedName]*operation{},
 	}
 }
@@ -161,12 +177,15 @@ func (s *operations) open(key types.NamespacedName) *operation {
 }
 
 // begin starts an operation on a goroutine of its own. do gets a context that ends when the operation is cut off, and the
-// operation, for park. After stop nothing is begun.
+// operation, for park. After stop nothing is begun, nor while another object's operation is at the same release.
 func (s *operations) begin(key types.NamespacedName, o *operation, do func(context.Context, *operation) step) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errStopped
+	}
+	if err := s.occupied(key, o.place); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	o.cancel, o.parked, o.done = cancel, make(chan struct{}), make(chan struct{})
@@ -174,18 +193,53 @@ func (s *operations) begin(key types.NamespacedName, o *operation, do func(conte
 	s.wg.Go(func() {
 		defer cancel(nil)
 		s.room <- struct{}{}
-		result := do(ctx, o)
+		result := s.do(ctx, o, do)
 		<-s.room
 		o.mu.Lock()
 		o.result = result
 		close(o.done)
 		left := o.left
 		o.mu.Unlock()
+		s.mu.Lock()
+		if o.abandoned && s.by[key] == o {
+			delete(s.by, key)
+		}
+		s.mu.Unlock()
 		if left {
 			s.wake(key)
 		}
 	})
 	return nil
+}
+
+// free is errOccupied while another object's operation is at a release.
+func (s *operations) free(key types.NamespacedName, at place) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.occupied(key, at)
+}
+
+// occupied is free for who holds the lock.
+func (s *operations) occupied(key types.NamespacedName, at place) error {
+	for other, o := range s.by {
+		if _, ended := o.ended(); !ended && other != key && o.place == at {
+			return fmt.Errorf("%w %s", errOccupied, other)
+		}
+	}
+	return nil
+}
+
+// do is do, of which a panic is a failure.
+func (s *operations) do(ctx context.Context, o *operation, do func(context.Context, *operation) step) (result step) {
+	var err error
+	defer func() {
+		if err != nil {
+			reason, message := o.action.Kind.words(o.action.Remedy, subject{o.place.name, "unknown"}, err, "")
+			result = step{Kind: o.action.Kind, Remedy: o.action.Remedy, Err: err, Reason: reason, Message: message}
+		}
+	}()
+	defer recovered(s.log, &err)
+	return do(ctx, o)
 }
 
 // park is called when an operation begins to wait; what it returns, when that ends.
@@ -216,12 +270,20 @@ func (s *operations) take(key types.NamespacedName, o *operation) {
 	}
 }
 
-// forget cuts off and forgets all of an object that is gone.
+// forget cuts off and forgets all of an object that is gone. An operation is there until it has come to its end: another object of
+// that name must not begin one beside it.
 func (s *operations) forget(key types.NamespacedName) {
 	s.cancel(key, errDeleted)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.by, key)
+	o := s.by[key]
+	if o == nil {
+		return
+	}
+	o.abandoned = true
+	if _, ended := o.ended(); ended {
+		delete(s.by, key)
+	}
 }
 
 // stop cuts off every operation and returns when the last has ended, so that what it has left is on record in the storage.

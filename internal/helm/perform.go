@@ -110,10 +110,24 @@ func (r *Reconciler) act(ctx context.Context, a *attempt, v *view) error {
 	if a.last.Kind == Reset {
 		return r.reset(ctx, a, v)
 	}
+	if err := r.operations.free(a.key, a.placeOf(v)); err != nil {
+		return unbegun(err) // before anything is put on record: what is in the storage is not of our making
+	}
 	if err := r.intend(ctx, a, v); err != nil {
 		return err
 	}
 	return r.operate(ctx, a, v)
+}
+
+func (a *attempt) placeOf(v *view) place { return place{a.cluster, v.target.Storage, v.target.Name} }
+
+// unbegun is the fault of an operation that cannot begin now.
+func unbegun(err error) error {
+	reason := stateFailedReason
+	if errors.Is(err, errOccupied) {
+		reason = pendingReleaseReason
+	}
+	return api.Faultf(reason, api.RetryBackoff, "%w", err)
 }
 
 // operate performs an action as an operation, and goes along with it.
@@ -123,6 +137,7 @@ func (r *Reconciler) operate(ctx context.Context, a *attempt, v *view) error {
 	}
 	j := r.jobOf(a, v, a.last)
 	o := &operation{inputs: a.inputs, asked: a.asked, began: a.began, action: a.last}
+	o.place = a.placeOf(v)
 	o.inputs.ended = endedIn(a)
 	if a.source.artifact != nil {
 		o.artifact = *a.source.artifact
@@ -132,7 +147,7 @@ func (r *Reconciler) operate(ctx context.Context, a *attempt, v *view) error {
 		return j.run()
 	})
 	if err != nil {
-		return api.Faultf(stateFailedReason, api.RetryBackoff, "%w", err)
+		return unbegun(err)
 	}
 	if err := r.along(ctx, o); err != nil {
 		return err
@@ -145,7 +160,7 @@ func (r *Reconciler) jobOf(a *attempt, v *view, action Action) *job {
 	return &job{
 		inputs: a.inputs, hr: a.hr.DeepCopy(), action: action, target: v.target, history: v.History, options: r.Options,
 		renderer: r.operations.renderer, judge: a.judge,
-		cluster: a.cluster, user: v.user, revisions: v.revisions, newest: v.newest, drifted: v.drifted,
+		cluster: a.cluster, user: v.user, revisions: v.revisions, newest: v.newest, drifted: v.drifted, log: r.Log,
 		park: func() func() { return func() {} }, touched: map[int]bool{}, gone: map[int]bool{},
 	}
 }
@@ -169,6 +184,10 @@ func (r *Reconciler) takeUp(ctx context.Context, a *attempt) error {
 // take takes notice of an operation that has ended. It is forgotten when what came of it is on record, and not before.
 func (r *Reconciler) take(ctx context.Context, a *attempt, o *operation) error {
 	result, _ := o.ended()
+	if o.asked.uid != a.hr.UID { // of an object of this name that is gone, which the storage tells all about
+		r.operations.take(a.key, o)
+		return nil
+	}
 	current := !o.isCut()
 	if current {
 		a.reported = append(a.reported, result)
@@ -205,6 +224,9 @@ func (r *Reconciler) uninstallAll(ctx context.Context, a *attempt) error {
 			return api.Faultf(a.reported[last].Reason, api.RetryBackoff, "%s", a.reported[last].Message)
 		}
 		if v.Release == nil || v.Release.Status == Removed {
+			return nil
+		}
+		if len(v.History) == 0 { // nothing of it was ever made for this object: it is somebody else's
 			return nil
 		}
 		a.last = unlessHeld(v.Observed, v.spec, time.Now(), Action{Kind: Uninstall, Why: "the HelmRelease is being deleted", Losing: v.Release.Claims})

@@ -3,8 +3,13 @@ package helm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strconv"
 
+	v2 "github.com/fluxcd/helm-controller/api/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -19,13 +24,74 @@ const valuesFailedReason = "ValuesError"
 // compose puts the values together. They come from the HelmRelease's own namespace, and are read with the agent's rights, as
 // in Flux: what a tenant refers to there the tenant's release may hold (faults.md A20).
 func (r *Reconciler) compose(ctx context.Context, a *attempt) error {
-	read := &objects{client: r.Live}
-	composed, err := values.Compose(ctx, read, a.key.Namespace, a.hr.Spec.ValuesFrom, a.hr.Spec.Values)
+	source := &objects{r.Live, map[string]map[string][]byte{}}
+	composed, err := values.Compose(ctx, source, a.key.Namespace, a.hr.Spec.ValuesFrom, a.hr.Spec.Values)
 	if err != nil {
 		return api.Faultf(valuesFailedReason, retryOfValues(err), "%w", err)
 	}
-	a.values, a.configDigest, a.secrets = composed, values.Digest(composed), read.secrets
+	a.values, a.configDigest, a.secrets = composed, values.Digest(composed), source.texts(a.hr.Spec.ValuesFrom)
 	return nil
+}
+
+// leastSecret and leastMasked are how long a text from a Secret must be to be hidden in records, and in errors: shorter ones are
+// seldom secret, and are part of many a name.
+const leastSecret, leastMasked = 4, 6
+
+// texts returns the single values that came from Secrets, each as it may be printed.
+func (o *objects) texts(refs []v2.ValuesReference) []string {
+	var found []string
+	for _, ref := range refs {
+		text := o.secrets[ref.Name][ref.GetValuesKey()]
+		var parsed any
+		if ref.Kind != values.Secret || text == nil {
+			continue
+		}
+		if ref.TargetPath != "" || yaml.Unmarshal(text, &parsed) != nil {
+			parsed = string(text)
+		}
+		found = leaves(found, parsed)
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// leaves adds the single values within a value.
+func leaves(to []string, value any) []string {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, inner := range v {
+			to = leaves(to, inner)
+		}
+	case []any:
+		for _, inner := range v {
+			to = leaves(to, inner)
+		}
+	case nil, bool:
+		// It is no secret.
+	case float64: // as templates print it, and as it was written; a short number stands in many places
+		for _, text := range []string{fmt.Sprint(v), strconv.FormatFloat(v, 'f', -1, 64)} {
+			if len(text) >= leastMasked {
+				to = append(to, text)
+			}
+		}
+	default:
+		if text := fmt.Sprint(v); len(text) >= leastSecret {
+			to = append(to, text)
+		}
+	}
+	return to
+}
+
+// secret holds the values that came from Secrets, for masking errors by: templates that fail quote what they were given
+// (faults.md A29).
+func (in *inputs) secret() *unstructured.Unstructured {
+	found := map[string]any{}
+	for _, text := range in.secrets {
+		if len(text) >= leastMasked {
+			found[text] = text
+		}
+	}
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret", "stringData": found}}
 }
 
 // retryOfValues says what mends an error of values.
@@ -47,11 +113,10 @@ func retryOfValues(err error) api.Retry {
 	return api.RetryBackoff
 }
 
-// objects reads what values come from, past any cache.
+// objects reads what values come from, past any cache, and keeps what the Secrets hold.
 type objects struct {
-	client client.Reader
-	// secrets is what of that no record may show.
-	secrets []string
+	client  client.Reader
+	secrets map[string]map[string][]byte
 }
 
 // Data implements values.Source.
@@ -59,9 +124,7 @@ func (o *objects) Data(ctx context.Context, kind string, key types.NamespacedNam
 	if kind == values.Secret {
 		secret := &corev1.Secret{}
 		err := o.client.Get(ctx, key, secret)
-		for _, content := range secret.Data {
-			o.secrets = append(o.secrets, textsIn(content)...)
-		}
+		o.secrets[key.Name] = secret.Data
 		return secret.Data, err
 	}
 	configMap := &corev1.ConfigMap{}
@@ -76,35 +139,4 @@ func (o *objects) Data(ctx context.Context, kind string, key types.NamespacedNam
 		data[name] = content
 	}
 	return data, nil
-}
-
-// shortText is what is too short to be a secret, and stands everywhere.
-const shortText = 4
-
-// textsIn returns the texts within a file of values, or the whole when it is none.
-func textsIn(content []byte) []string {
-	var tree any
-	if err := yaml.Unmarshal(content, &tree); err != nil {
-		return []string{string(content)}
-	}
-	var texts []string
-	var walk func(any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case map[string]any:
-			for _, value := range v {
-				walk(value)
-			}
-		case []any:
-			for _, value := range v {
-				walk(value)
-			}
-		case string:
-			if len(v) >= shortText {
-				texts = append(texts, v)
-			}
-		}
-	}
-	walk(tree)
-	return texts
 }

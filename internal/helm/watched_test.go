@@ -1,7 +1,6 @@
 package helm
 
 import (
-	"slices"
 	"testing"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
@@ -42,8 +41,8 @@ func TestA29_TextsInValues(t *testing.T) {
 		"just a text": {"just a text"},
 		"a: [":        {"a: ["},
 	} {
-		got := textsIn([]byte(content))
-		slices.Sort(got)
+		source := &objects{secrets: map[string]map[string][]byte{"db": {"values.yaml": []byte(content)}}}
+		got := source.texts([]v2.ValuesReference{{Kind: "Secret", Name: "db"}})
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%q: %s", content, diff)
 		}

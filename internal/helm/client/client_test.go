@@ -12,8 +12,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	helmkube "helm.sh/helm/v3/pkg/kube"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/resource"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
@@ -361,5 +364,16 @@ func TestLookupBounded(t *testing.T) {
 	}
 	if pages > maxLookup/lookupPage+1 {
 		t.Errorf("%d pages were read", pages)
+	}
+}
+
+// TestPanicOfAnObject: each object is written on a goroutine of its own, where nobody else would keep a panic from ending the process.
+func TestPanicOfAnObject(t *testing.T) {
+	u := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: ns}}")
+	info := &resource.Info{Object: u, Name: "a", Namespace: "ns", Mapping: &meta.RESTMapping{GroupVersionKind: u.GroupVersionKind()}}
+	c := &Client{ctx: t.Context(), options: Options{Log: func(string, ...any) {}}}
+	err := c.each(helmkube.ResourceList{info}, func(*resource.Info) error { panic("gave up") })
+	if err == nil || err.Error() != "ConfigMap/ns/a: panic: gave up" {
+		t.Errorf("it ended as %v", err)
 	}
 }

@@ -56,7 +56,10 @@ func (c *Client) Drift(objects []*unstructured.Unstructured, ignore []jsondiff.I
 	group.SetLimit(concurrency)
 	for i, u := range objects {
 		group.Go(func() error {
-			found[i], errs[i] = c.compare(u.DeepCopy(), rules)
+			errs[i] = c.guarded(object.RefOf(u), func() (err error) {
+				found[i], err = c.compare(u.DeepCopy(), rules)
+				return err
+			})
 			errs[i] = object.MaskError(errs[i], u)
 			return nil
 		})

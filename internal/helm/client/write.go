@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -12,6 +13,7 @@ import (
 	"helm.sh/helm/v3/pkg/release"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/cli-runtime/pkg/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -120,7 +122,7 @@ func (c *Client) each(list helmkube.ResourceList, do func(*resource.Info) error)
 func (c *Client) tell(info *resource.Info, do func(*resource.Info) error) error {
 	ref := refOf(info)
 	masked, _ := info.Object.(*unstructured.Unstructured) // as it was: do may replace it
-	err := do(info)
+	err := c.guarded(ref, func() error { return do(info) })
 	switch {
 	case err == nil:
 		return nil
@@ -128,6 +130,19 @@ func (c *Client) tell(info *resource.Info, do func(*resource.Info) error) error 
 		return c.ctx.Err()
 	}
 	return object.MaskError(fmt.Errorf("%s: %w", ref, err), masked)
+}
+
+// guarded does something with an object, of which a panic is an error: each is done on a goroutine of its own, and libraries that
+// make patches have been seen to give up on what a manifest or the cluster holds.
+func (c *Client) guarded(ref object.Ref, do func() error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("panic: %v", cause)
+			// Not with what it says, which may quote a secret.
+			utilruntime.HandleErrorWithContext(c.ctx, nil, "Recovered from a panic", "object", ref.String(), "stack", string(debug.Stack()))
+		}
+	}()
+	return do()
 }
 
 // create writes an object that is not there.
