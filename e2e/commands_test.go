@@ -46,6 +46,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"managed":    positive(cmdManaged),
 	"objects":    positive(cmdObjects),
 	"poke":       positive(cmdPoke),
+	"news":       positive(cmdNews),
 	"push":       positive(cmdPush),
 	"refused":    positive(cmdRefused),
 	"rewind":     positive(cmdRewind),
@@ -587,6 +588,23 @@ func cmdWrites(ts *testscript.TestScript, args []string) {
 	default:
 		ts.Fatalf("usage: writes mark | writes until REGEXP")
 	}
+}
+
+// news NAME REASON REGEXP: waits until there is an Event with that reason about an object of that name, whose type and message
+// match. Events follow what `await` has seen by a moment.
+func cmdNews(ts *testscript.TestScript, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: news NAME REASON REGEXP")
+	}
+	wanted, err := regexp.Compile("(?m)" + args[2])
+	ts.Check(err)
+	s := of(ts)
+	ctx, cancel := bounded()
+	defer cancel()
+	ts.Check(s.cluster.UntilAll(ctx, "Event", s.namespace, 1, func(event *unstructured.Unstructured) bool {
+		return field(event, "{.involvedObject.name}") == args[0] && field(event, "{.reason}") == args[1] &&
+			wanted.MatchString(field(event, "{.type}")+" "+field(event, "{.message}"))
+	}))
 }
 
 // requests until REGEXP: as `writes until`, with what the agent only read, and with dry runs, which begin with "try".

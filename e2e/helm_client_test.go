@@ -544,7 +544,7 @@ func TestHelmHooks(t *testing.T) {
 		}
 	}()
 	_, err := h.upgrade(t, chartOf(extra, fmt.Sprintf(job, "broken", "pre-upgrade", "nodeSelector: {nowhere: x}, ")), nil)
-	if err == nil || !strings.Contains(err.Error(), "Job/"+h.namespace+"/broken: BackoffLimitExceeded") {
+	if err == nil || !strings.Contains(err.Error(), "Job/"+h.namespace+"/broken status: 'Failed' (BackoffLimitExceeded)") {
 		t.Errorf("of a hook that fails: %v", err)
 	}
 	c := h.operation(t, t.Context())

@@ -197,6 +197,8 @@ func (r *Reconciler) begin(ctx context.Context, run *reconcile.Run[*v2.HelmRelea
 	case err != nil: // the run will find out, and not get as far as to change anything
 	case open.matches(a.asked, current.artifact):
 		a.operation, a.source, a.inputs, a.began = open, current, open.inputs, open.began
+	case open.mayMatch(a.asked, current.artifact):
+		// Something that values come from has changed. Whether the values have, the run will find out; see takeUp.
 	default:
 		r.operations.cancel(a.key, errSuperseded)
 	}

@@ -108,7 +108,33 @@ type place struct {
 func (o *operation) matches(now asked, artifact *meta.Artifact) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.isFor(now, artifact)
+}
+
+// mayMatch says whether the operation is for just this if the values are still those that it was begun with.
+func (o *operation) mayMatch(now asked, artifact *meta.Artifact) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now.values = o.asked.values
+	return o.isFor(now, artifact)
+}
+
+// isFor is called with mu held.
+func (o *operation) isFor(now asked, artifact *meta.Artifact) bool {
 	return !o.cut && artifact != nil && o.asked == now && o.artifact.Digest == artifact.Digest && o.artifact.Revision == artifact.Revision
+}
+
+// adopt makes the operation that of an attempt which has found that what it was begun with is what is asked for still. It says
+// whether it is.
+func (o *operation) adopt(a *attempt) bool {
+	if o.configDigest != a.configDigest || !o.mayMatch(a.asked, a.source.artifact) {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked = a.asked
+	a.operation, a.inputs, a.began = o, o.inputs, o.began
+	return true
 }
 
 // isCut says whether the operation was ended before it had come to its own end.

@@ -3,6 +3,7 @@ package helm
 import (
 	"context"
 	"errors"
+	"github.com/fluxcd/pkg/apis/meta"
 	"log/slog"
 	"strings"
 	"testing"
@@ -86,4 +87,30 @@ func TestTwoAtOneRelease(t *testing.T) {
 		t.Errorf("the other does not begin after it: %v", err)
 	}
 	s.wg.Wait()
+}
+
+// TestAdopt: an action goes on although something that values come from has changed, if the values have not.
+func TestAdopt(t *testing.T) {
+	artifact := meta.Artifact{Digest: "sha256:1", Revision: "1.0.0"}
+	for name, tt := range map[string]struct {
+		change func(*attempt)
+		want   bool
+	}{
+		"the same":        {func(*attempt) {}, true},
+		"other values":    {func(a *attempt) { a.configDigest = "sha256:other" }, false},
+		"another spec":    {func(a *attempt) { a.asked.generation++ }, false},
+		"another object":  {func(a *attempt) { a.asked.uid = "b" }, false},
+		"another chart":   {func(a *attempt) { a.source.artifact = &meta.Artifact{Digest: "sha256:2", Revision: "1.0.0"} }, false},
+		"nothing offered": {func(a *attempt) { a.source.artifact = nil }, false},
+	} {
+		o := &operation{asked: asked{uid: "a", generation: 1, values: 1}, artifact: artifact, inputs: inputs{configDigest: "sha256:v"}}
+		a := &attempt{asked: asked{uid: "a", generation: 1, values: 2}, source: source{artifact: &artifact}, inputs: inputs{configDigest: "sha256:v"}}
+		tt.change(a)
+		if o.matches(a.asked, a.source.artifact) {
+			t.Errorf("%s: it is taken for what was asked for, unseen", name)
+		}
+		if got := o.adopt(a); got != tt.want || got != (a.operation == o) || got != (o.asked.values == 2) {
+			t.Errorf("%s: adopted: %t", name, got)
+		}
+	}
 }

@@ -171,7 +171,7 @@ func (r *Reconciler) takeUp(ctx context.Context, a *attempt) error {
 	if o == nil {
 		return nil
 	}
-	if o != a.operation {
+	if o != a.operation && !o.adopt(a) {
 		r.operations.cancel(a.key, errSuperseded)
 	}
 	a.last = o.action
