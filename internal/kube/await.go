@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/cleat-dev/cleat/internal/health"
 	"github.com/cleat-dev/cleat/internal/object"
@@ -94,10 +95,22 @@ func (o *Observer) hold(wait Wait, held map[target]struct{}) {
 	}
 }
 
+// defaultLinger is how long a watch on a kind goes on after a wait for it. Waits come in bursts, of many releases of a chart: if the
+// watch ended with each, the next would list all there is of that kind anew.
+const defaultLinger = 30 * time.Second
+
 func (o *Observer) letGo(held map[target]struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for t := range held {
-		o.release(t)
+		if t.name != "" || o.linger == 0 {
+			o.release(t)
+			continue
+		}
+		time.AfterFunc(o.linger, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.release(t) // after Close, too: it then only takes a user off
+		})
 	}
 }

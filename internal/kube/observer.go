@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -45,6 +46,7 @@ type Observer struct {
 	kinds  kinds
 	log    *slog.Logger
 
+	linger time.Duration   // of watches on kinds, after a wait
 	ctx    context.Context // of all watches; ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -89,6 +91,7 @@ func newObserver(owner Owner, client dynamic.Interface, kinds kinds, log *slog.L
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &Observer{
 		owner:             owner,
+		linger:            defaultLinger,
 		client:            client,
 		kinds:             kinds,
 		log:               log,

@@ -389,6 +389,7 @@ func TestAwaitTakesNothingNewForGone(t *testing.T) {
 func TestAwaitWatchesWhatIsNotWatched(t *testing.T) {
 	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))
 	defer o.Close()
+	o.linger = 0
 	pinned := object.Ref{Version: "v1", Kind: "Pod", Namespace: "n", Name: "hook"}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -429,5 +430,29 @@ func TestAwaitWatchesWhatIsNotWatched(t *testing.T) {
 	}
 	if watches, _ := o.Counts(); watches != 0 {
 		t.Errorf("%d watches are left", watches)
+	}
+}
+
+// TestWatchesOnKindsLinger: the next wait for a kind finds the watch of the last, and one for a single object has its own.
+func TestWatchesOnKindsLinger(t *testing.T) {
+	o := newObserver(Kustomizations(), nil, noKinds{}, slog.New(slog.DiscardHandler))
+	defer o.Close()
+	await := func() *watch {
+		pinned := object.Ref{Version: "v1", Kind: "Pod", Namespace: "n", Name: "hook"}
+		if err := o.Await(t.Context(), Wait{Labelled: []object.Ref{ref}, Pinned: []object.Ref{pinned}}, func(object.Ref, Observation, State) (bool, error) {
+			return true, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.watches[kindTarget(ref)]
+	}
+	first := await()
+	if watches, _ := o.Counts(); watches != 1 || first == nil {
+		t.Fatalf("%d watches are left, want that on the kind", watches)
+	}
+	if await() != first {
+		t.Error("the kind is watched anew")
 	}
 }
