@@ -212,38 +212,60 @@ func (w *world) breakOne(ctx context.Context, ref live.Ref, edit bool) error {
 	return err
 }
 
-// noise has the status of one object change all the time.
+// noise has the status of one object change all the time, and takes off what the agent needs without that.
 func (w *world) noise(ctx context.Context) error {
 	if err := pause(ctx, 15*time.Second); err != nil { // what was corrected before has been told by then
 		return err
 	}
-	l, err := w.lap()
+	quiet, err := w.coreFor(ctx, func(ctx context.Context) error { return pause(ctx, noiseFor) })
 	if err != nil {
 		return err
 	}
+	changes := 0
+	noisy, err := w.coreFor(ctx, func(ctx context.Context) (err error) {
+		changes, err = w.change(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%-60s %7.2f %% of a core more than the %.2f %% without\n", fmt.Sprintf("the status of one object changes %d times in %s", changes, noiseFor),
+		noisy-quiet, quiet)
+	return nil
+}
+
+// coreFor returns how many percent of a core the agent takes while do lasts.
+func (w *world) coreFor(ctx context.Context, do func(context.Context) error) (percent float64, err error) {
+	l, err := w.lap()
+	if err != nil {
+		return 0, err
+	}
+	if err := do(ctx); err != nil {
+		return 0, err
+	}
+	cpu, err := w.agent.CPU()
+	return 100 * (cpu - l.cpu).Seconds() / time.Since(l.began).Seconds(), err
+}
+
+// change changes the status of one object for noiseFor, and returns how often.
+func (w *world) change(ctx context.Context) (changes int, err error) {
 	noisy := driftRef(3) // a Service: nobody else answers to a change of its status
 	ctx, stop := context.WithTimeout(ctx, noiseFor)
 	defer stop()
-	changes := 0
-	for tick := time.NewTicker(time.Second / noise); ctx.Err() == nil; {
+	tick := time.NewTicker(time.Second / noise)
+	defer tick.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
+			return changes, nil
 		case <-tick.C:
 			changes++
 			err := w.cluster.PatchStatus(ctx, noisy, fmt.Sprintf(`{"status":{"conditions":[{"type":"Noisy","status":"True","reason":"Noise","message":"%d","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`, changes))
 			if err != nil && ctx.Err() == nil {
-				return err
+				return changes, err
 			}
 		}
 	}
-	cpu, err := w.agent.CPU()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%-60s %7.2f %% of a core\n", fmt.Sprintf("the status of one object changes %d times in %s", changes, noiseFor),
-		100*(cpu-l.cpu).Seconds()/time.Since(l.began).Seconds())
-	return nil
 }
 
 // fight has somebody undo each correction of one object.
