@@ -110,8 +110,24 @@ func (f *Fetcher) index(ctx context.Context, r remote, current, dir string) (nam
 		return "", current, nil
 	}
 	revision = "sha256:" + hex.EncodeToString(sum.Sum(nil))
-	f.remember(r, validator{answer.header.Get("ETag"), answer.header.Get("Last-Modified"), revision})
+	f.remember(r, validator{answer.header.Get("ETag"), lastModified(answer.header), revision})
 	return name, revision, nil
+}
+
+// lastModified is when the index was modified if that tells it from what comes later. It is in whole seconds: what was modified in
+// the second of the answer may be modified in it once more, and a server would say that nothing has changed (RFC 9110, 8.8.2.2).
+// Without a Date it is not known how long ago that was.
+func lastModified(header http.Header) string {
+	text := header.Get("Last-Modified")
+	modified, err := http.ParseTime(text)
+	if err != nil {
+		return ""
+	}
+	answered, err := http.ParseTime(header.Get("Date"))
+	if err != nil || answered.Sub(modified) < 2*time.Second {
+		return ""
+	}
+	return text
 }
 
 func setUnlessEmpty(h http.Header, key, value string) {

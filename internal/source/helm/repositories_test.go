@@ -304,3 +304,23 @@ func TestDeletedRepositoryIsRemoved(t *testing.T) {
 		t.Error("its index is still served")
 	}
 }
+
+// TestLastModified: an index that was modified just before the answer may be modified once more within the same second.
+func TestLastModified(t *testing.T) {
+	const modified = "Tue, 24 Nov 2026 10:00:00 GMT"
+	for name, tt := range map[string]struct {
+		header http.Header
+		want   string
+	}{
+		"long ago":        {http.Header{"Last-Modified": {modified}, "Date": {"Tue, 24 Nov 2026 10:00:02 GMT"}}, modified},
+		"just now":        {http.Header{"Last-Modified": {modified}, "Date": {"Tue, 24 Nov 2026 10:00:01 GMT"}}, ""},
+		"to come":         {http.Header{"Last-Modified": {modified}, "Date": {"Tue, 24 Nov 2026 09:00:00 GMT"}}, ""},
+		"nobody knows":    {http.Header{"Last-Modified": {modified}}, ""},
+		"no time":         {http.Header{"Last-Modified": {"yesterday"}, "Date": {modified}}, ""},
+		"nothing is said": {http.Header{}, ""},
+	} {
+		if got := lastModified(tt.header); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
