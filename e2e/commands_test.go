@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -57,6 +58,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"untold":     positive(cmdUntold),
 	"await":      positive(cmdAwait),
 	"requests":   positive(cmdRequests),
+	"spared":     positive(cmdSpared),
 	"writes":     positive(cmdWrites),
 }
 
@@ -617,6 +619,36 @@ func cmdRequests(ts *testscript.TestScript, args []string) {
 	lines, err := of(ts).requestsUntil(last, func(testenv.Request) bool { return true })
 	ts.Check(err)
 	printLines(ts, lines)
+}
+
+// spared NAME DIR REGEXP: pushes DIR to the repository NAME again and again, each time with another file "notes", until the
+// Kustomization NAME has applied such a revision without a request that matches. What a build has read from the cluster is known to
+// be the same once a watch tells of it, and nothing says when that is.
+func cmdSpared(ts *testscript.TestScript, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: spared NAME DIR REGEXP")
+	}
+	unwanted, err := regexp.Compile(args[2])
+	ts.Check(err)
+	reported := regexp.MustCompile(`patch kustomizations.*/status`)
+	end, cancel := bounded()
+	defer cancel()
+	for i := 0; ; i++ {
+		ts.Check(os.WriteFile(filepath.Join(ts.MkAbs(args[1]), "notes"), []byte(strconv.Itoa(i)), 0o600))
+		cmdWrites(ts, []string{"mark"})
+		cmdPush(ts, args[:2])
+		cmdPoke(ts, []string{"gitrepo/" + args[0]})
+		cmdAwait(ts, []string{"ks/" + args[0], "ready", "at=" + ts.Getenv("REV")})
+		lines, err := of(ts).requestsUntil(reported, func(testenv.Request) bool { return true })
+		ts.Check(err)
+		switch {
+		case !slices.ContainsFunc(lines, unwanted.MatchString):
+			printLines(ts, lines)
+			return
+		case end.Err() != nil:
+			ts.Fatalf("each of %d revisions that changed nothing made requests, the last %v", i+1, lines)
+		}
+	}
 }
 
 func (s *script) requestsUntil(last *regexp.Regexp, which func(testenv.Request) bool) ([]string, error) {

@@ -282,10 +282,11 @@ func TestF19_Contested(t *testing.T) {
 }
 
 // TestNoFalseDrift: over ten intervals and two restarts nothing is taken for drift of what charts and operators ship, although others
-// write to it: status, certificates, aggregated rules, replicas.
+// write to it: status, certificates, aggregated rules, replicas, and a webhook that changes Deployments on their way.
 func TestNoFalseDrift(t *testing.T) {
 	cluster := testenv.Shared(t)
 	d := newDrifting(t, cluster, 0, "")
+	testenv.Mutate(t, cluster, d.namespace)
 	text, err := os.ReadFile("testdata/charts.txtar")
 	if err != nil {
 		t.Fatal(err)

@@ -169,6 +169,7 @@ func TestF19_ContestedRelease(t *testing.T) {
 func TestNoFalseDriftOfReleases(t *testing.T) {
 	cluster := testenv.Shared(t)
 	d := newDriftingRelease(t, cluster, 0)
+	testenv.Mutate(t, cluster, d.namespace)
 	text, err := os.ReadFile("testdata/charts.txtar")
 	if err != nil {
 		t.Fatal(err)

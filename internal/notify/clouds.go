@@ -3,7 +3,6 @@ package notify
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/fluxcd/pkg/auth"
 	"github.com/fluxcd/pkg/auth/azure"
@@ -21,7 +20,7 @@ import (
 type identities struct {
 	of      source.Identities
 	apps    *git.Apps
-	running sync.WaitGroup // calls of libraries that do not heed their context
+	running source.Running // calls of libraries that do not heed their context
 }
 
 // Token implements clouds: by the key in the Secret if there is one, and otherwise as the ServiceAccount or the agent.

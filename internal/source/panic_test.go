@@ -22,7 +22,7 @@ func TestPanicsOfDetachedWork(t *testing.T) {
 		"panic: *sync.WaitGroup": func() { panic(&sync.WaitGroup{}) },
 	} {
 		for _, ctx := range []context.Context{ctx, t.Context()} {
-			var running sync.WaitGroup
+			var running Running
 			_, err := Detached(ctx, &running, func() (int, error) { panics(); return 7, nil }, func(int) { t.Error("a panic has no value") })
 			running.Wait()
 			if !errors.Is(err, ErrPanic) || err.Error() != want {

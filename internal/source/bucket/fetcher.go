@@ -3,7 +3,6 @@ package bucket
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/auth"
@@ -25,7 +24,7 @@ type Fetcher struct {
 	memories memories
 	clouds   clouds
 	pauses   source.Pauses
-	running  sync.WaitGroup // calls into the libraries, some of which may have outlived their callers
+	running  source.Running // calls into the libraries, some of which may have outlived their callers
 }
 
 // clouds are those that know a ServiceAccount by its workload identity, by the names of spec.provider. Tests put others in

@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"sync"
 
 	"github.com/fluxcd/pkg/apis/meta"
 
@@ -36,7 +35,7 @@ var (
 type Fetcher struct {
 	store   *artifact.Store
 	network source.Network
-	running sync.WaitGroup // calls that may have outlived their callers
+	running source.Running // calls that may have outlived their callers
 }
 
 // NewFetcher returns a Fetcher into the store.

@@ -537,7 +537,7 @@ func TestF24_ALibraryThatNeverReturns(t *testing.T) {
 	cancel()
 	stuck := make(chan struct{})
 	dropped := 0
-	var work sync.WaitGroup
+	var work source.Running
 	_, err := source.Detached(ctx, &work, func() (int, error) { <-stuck; return 7, nil }, func(v int) { dropped = v })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)

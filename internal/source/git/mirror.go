@@ -21,6 +21,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/cleat-dev/cleat/internal/source"
 )
 
 const (
@@ -41,7 +43,7 @@ type mirrors struct {
 
 	mu    sync.Mutex
 	known map[string]*mirror
-	work  sync.WaitGroup // everything that runs detached from its caller
+	work  source.Running // everything that runs detached from its caller
 }
 
 // mirror is one bare repository. Everything but its name is guarded by turn.

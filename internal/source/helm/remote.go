@@ -59,7 +59,7 @@ type Fetcher struct {
 	network source.Network
 	limits  Limits
 	pauses  source.Pauses
-	running sync.WaitGroup
+	running source.Running
 
 	mu   sync.Mutex
 	seen map[string]validator // by remote.key

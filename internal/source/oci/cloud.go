@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"sync"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
@@ -87,11 +86,11 @@ type cloudToken struct {
 type tokens struct {
 	clouds  map[string]Cloud
 	now     func() time.Time
-	running *sync.WaitGroup
+	running *source.Running
 	answers shared[cloudKey, cloudToken]
 }
 
-func newTokens(o Options, running *sync.WaitGroup) *tokens {
+func newTokens(o Options, running *source.Running) *tokens {
 	t := &tokens{clouds: o.Clouds, now: o.Now, running: running}
 	if t.clouds == nil {
 		t.clouds = clouds(o.Edge.Client)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -21,7 +20,7 @@ const rootLife = 24 * time.Hour
 type publicGood struct {
 	network source.Network
 	now     func() time.Time
-	running *sync.WaitGroup
+	running *source.Running
 	answers shared[struct{}, root.TrustedMaterial]
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
@@ -89,7 +88,7 @@ type repositories struct {
 	tokens     *tokens
 	followers  followers
 	contents   shared[contentKey, string] // → digest in the store
-	running    sync.WaitGroup             // calls into libraries that outlive their deadline
+	running    source.Running             // calls into libraries that outlive their deadline
 }
 
 // contentKey is all that the bytes of an artifact depend on. The session is part of it, so that nobody is given what his own
