@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/cleat-dev/cleat/e2e/gitserver"
@@ -159,9 +160,9 @@ func TestDriftOfAThousand(t *testing.T) {
 	d.each(n)
 }
 
-// TestDriftWhileAPIServerRestarts: the API server is gone while a hundred objects are edited. All end as declared, each recorded
-// once, and what cannot be seen meanwhile is not taken for gone.
-func TestDriftWhileAPIServerRestarts(t *testing.T) {
+// TestDriftWhileAPIServerIsOutOfReach: a hundred objects are edited while the agent cannot see it. All end as declared, each
+// recorded once, and what cannot be seen meanwhile is not taken for gone.
+func TestDriftWhileAPIServerIsOutOfReach(t *testing.T) {
 	const n = 100
 	cluster := testenv.Shared(t)
 	proxy := testenv.NewProxy(t, cluster)
@@ -174,6 +175,62 @@ func TestDriftWhileAPIServerRestarts(t *testing.T) {
 	proxy.Cut(false)
 	d.untilBlue(n)
 	d.each(n)
+}
+
+// TestDriftWhileAPIServerRestarts: a control plane stops and starts again while a hundred objects are edited by somebody who tries
+// each until it is done. All end as declared, each recorded once.
+func TestDriftWhileAPIServerRestarts(t *testing.T) {
+	const n = 100
+	cluster := testenv.NewRestarting(t)
+	d := newDrifting(t, cluster.Cluster, n, "")
+	d.agent(cluster.Kubeconfig)
+	d.install("1h")
+
+	half := make(chan struct{})
+	var editing sync.WaitGroup
+	editing.Go(func() {
+		for i := range n {
+			if i == n/2 {
+				close(half)
+			}
+			d.editOnce(i)
+		}
+	})
+	<-half
+	if err := cluster.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	editing.Wait()
+	d.untilBlue(n)
+	d.each(n)
+}
+
+// editOnce changes one ConfigMap, whatever happens on the way: the version that it was at guards against doing so twice when the
+// answer is lost.
+func (d *drifting) editOnce(i int) {
+	ctx, cancel := context.WithTimeout(d.t.Context(), 2*time.Minute)
+	defer cancel()
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	var edit string
+	for {
+		if edit == "" {
+			if cm, err := d.cluster.Get(ctx, d.cm(i)); err == nil {
+				edit = fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"data":{"color":"red"}}`, cm.GetResourceVersion())
+			}
+		}
+		if edit != "" {
+			if err := d.cluster.Patch(ctx, d.cm(i), edit); err == nil || apierrors.IsConflict(err) {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			d.t.Errorf("%s could not be edited: %v", d.cm(i), ctx.Err())
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // TestKilledWhileCorrecting kills the agent with SIGKILL at the write by which it puts an object right, before and after it. Either

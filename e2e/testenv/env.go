@@ -3,7 +3,6 @@
 package testenv
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,9 +80,11 @@ func open(ctx context.Context) (*Cluster, func() error, error) {
 	c := &Cluster{Kubeconfig: os.Getenv("E2E_KUBECONFIG")}
 	var stop func() error
 	if c.Kubeconfig == "" {
-		if stop, err = c.startEmbedded(ctx, root); err != nil {
+		embedded, err := startEmbedded(ctx, root)
+		if err != nil {
 			return nil, nil, err
 		}
+		c.Kubeconfig, c.audit, stop = embedded.kubeconfig(), filepath.Join(embedded.dir, "audit.log"), embedded.remove
 	}
 	if c.Cluster, err = live.Connect(c.Kubeconfig); err != nil {
 		return nil, stop, err
@@ -94,7 +95,14 @@ func open(ctx context.Context) (*Cluster, func() error, error) {
 	return c, stop, nil
 }
 
-func (c *Cluster) startEmbedded(ctx context.Context, root string) (stop func() error, err error) {
+// embedded is a control plane that runs as a child, with a folder of its own.
+type embedded struct {
+	binary, dir string
+	log         *log
+	process     *proc.Process
+}
+
+func startEmbedded(ctx context.Context, root string) (*embedded, error) {
 	binary := filepath.Join(root, "bin", "devcluster")
 	if _, err := os.Stat(binary); err != nil {
 		return nil, errors.New("bin/devcluster is missing: run `make cluster`, or set E2E_KUBECONFIG to a cluster of yours")
@@ -103,14 +111,64 @@ func (c *Cluster) startEmbedded(ctx context.Context, root string) (stop func() e
 	if err != nil {
 		return nil, err
 	}
-	var log bytes.Buffer
-	process, err := proc.Start(ctx, proc.ControlPlane(binary, dir, &log, "--audit"))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w\n%s", err, log.Bytes()), os.RemoveAll(dir))
+	e := &embedded{binary: binary, dir: dir, log: &log{}}
+	if err := e.start(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	c.Kubeconfig = filepath.Join(dir, "kubeconfig")
-	c.audit = filepath.Join(dir, "audit.log")
-	return func() error { return errors.Join(process.Stop(), os.RemoveAll(dir)) }, nil
+	return e, nil
+}
+
+// start continues the cluster that the folder holds.
+func (e *embedded) start(ctx context.Context) (err error) {
+	if e.process, err = proc.Start(ctx, proc.ControlPlane(e.binary, e.dir, e.log, "--audit")); err != nil {
+		return fmt.Errorf("%w\n%s", err, e.log)
+	}
+	return nil
+}
+
+func (e *embedded) kubeconfig() string { return filepath.Join(e.dir, "kubeconfig") }
+
+func (e *embedded) remove() error { return errors.Join(e.process.Stop(), os.RemoveAll(e.dir)) }
+
+// Restarting is a cluster of one test's own, whose control plane it may restart.
+type Restarting struct {
+	*Cluster
+	embedded *embedded
+}
+
+// NewRestarting starts a control plane that ends with the test.
+func NewRestarting(t testing.TB) *Restarting {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	root, err := proc.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := startEmbedded(ctx, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	c := &Cluster{Kubeconfig: e.kubeconfig()}
+	if c.Cluster, err = live.Connect(c.Kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.InstallCRDs(ctx, filepath.Join(root, "manifests", "crds")); err != nil {
+		t.Fatal(err)
+	}
+	return &Restarting{Cluster: c, embedded: e}
+}
+
+// Restart stops the control plane, all of it, and returns when it is there again.
+func (r *Restarting) Restart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return errors.Join(r.embedded.process.Stop(), r.embedded.start(ctx))
 }
 
 // Namespace makes a namespace of a name that no other test uses, and deletes it after the test on a cluster that lives
