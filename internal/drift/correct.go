@@ -37,7 +37,7 @@ func (e *Engine) look(ctx context.Context, s *subject, next item) {
 	defer end()
 	again := e.treat(ctx, s, ref)
 	switch {
-	case context.Cause(ctx) == context.Canceled:
+	case errors.Is(context.Cause(ctx), context.Canceled):
 		e.queue.Add(next) // to be kept for when the owner is done, or dropped because all ends
 	case again > 0:
 		e.queue.AddAfter(next, again)
@@ -102,7 +102,8 @@ func (e *Engine) treat(ctx context.Context, s *subject, ref object.Ref) (again t
 	case err != nil:
 		return e.failed(s, ref, nil, err)
 	case desired == nil:
-		return e.handOver(s, subject, policy)
+		handOver(subject, policy)
+		return 0
 	}
 	policy.Hide = e.hide.With(hidden)
 	policy = policy.For(desired, subject.Ignored)
@@ -117,7 +118,7 @@ func (e *Engine) treat(ctx context.Context, s *subject, ref object.Ref) (again t
 	if err != nil && l == nil {
 		return e.failed(s, ref, subject.unseen(ref, err), object.MaskError(err, hidden))
 	}
-	v := judgeLook(desired, l, err, policy)
+	v := judgeLook(l, err, policy)
 	return e.act(ctx, s, ref, l, v, policy, object.MaskError(err, hidden))
 }
 
@@ -136,16 +137,15 @@ func (s Subject) unseen(ref object.Ref, err error) *Verdict {
 
 // handOver leaves an object to the owner's own run, because it was not kept how it is to be. The run will find that it is not as
 // it was left, render everything, and note what it puts right.
-func (e *Engine) handOver(s *subject, subject Subject, policy Policy) time.Duration {
+func handOver(subject Subject, policy Policy) {
 	if policy.Held == "" {
 		subject.Wake()
 	}
-	return 0
 }
 
 // judgeLook is Judge for what a Look has shown. Where the API server could not tell what it would make of the object, that it is
 // not as it was left is all there is to say.
-func judgeLook(desired *unstructured.Unstructured, l *kube.Look, refused error, policy Policy) Verdict {
+func judgeLook(l *kube.Look, refused error, policy Policy) Verdict {
 	if l.Merged != nil && refused == nil {
 		return Judge(l.Merged, l.Live, policy)
 	}
@@ -159,11 +159,10 @@ func judgeLook(desired *unstructured.Unstructured, l *kube.Look, refused error, 
 func (e *Engine) act(ctx context.Context, s *subject, ref object.Ref, l *kube.Look, v Verdict, policy Policy, refused error) time.Duration {
 	switch v.Op {
 	case Leave:
-		switch v.Reason {
-		case AsDeclared:
+		if v.Reason == AsDeclared {
 			l.Accept()
-			return e.clear(s, ref)
-		case Traces:
+		}
+		if v.Reason == AsDeclared || v.Reason == Traces {
 			return e.clear(s, ref)
 		}
 		return e.leave(s, ref, v)
@@ -197,7 +196,7 @@ func (e *Engine) correct(ctx context.Context, s *subject, ref object.Ref, l *kub
 	switch {
 	case errors.As(err, &other):
 		return e.leave(s, ref, Verdict{Op: Leave, Reason: Foreign})
-	case err != nil && ctx.Err() != nil && context.Cause(ctx) == context.Canceled:
+	case err != nil && errors.Is(context.Cause(ctx), context.Canceled):
 		return 0 // The owner's own run goes on from here.
 	case err != nil:
 		return e.failed(s, ref, &v, object.MaskError(err, policy.Hide.Also...))

@@ -56,7 +56,11 @@ func pack(objects []*unstructured.Unstructured, also *unstructured.Unstructured)
 		text.Write(line)
 		text.WriteByte('\n')
 		if text.Len() >= blockSize || i == len(sorted)-1 {
-			d.blocks = append(d.blocks, block{first: first, packed: p.pack(text.Bytes())})
+			packed, err := p.pack(text.Bytes())
+			if err != nil {
+				return nil, err
+			}
+			d.blocks = append(d.blocks, block{first: first, packed: packed})
 			first = i + 1
 			text.Reset()
 		}
@@ -66,7 +70,9 @@ func pack(objects []*unstructured.Unstructured, also *unstructured.Unstructured)
 		if err != nil {
 			return nil, errors.New("encoding what must not be told") // and the cause might
 		}
-		d.also = p.pack(line)
+		if d.also, err = p.pack(line); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
 }
@@ -85,12 +91,16 @@ func newPacker() *packer {
 	return &packer{to: to}
 }
 
-func (p *packer) pack(text []byte) []byte {
+func (p *packer) pack(text []byte) ([]byte, error) {
 	p.out.Reset()
 	p.to.Reset(&p.out)
-	p.to.Write(text) // into memory: neither fails
-	p.to.Close()
-	return bytes.Clone(p.out.Bytes())
+	if _, err := p.to.Write(text); err != nil {
+		return nil, fmt.Errorf("packing objects: %w", err)
+	}
+	if err := p.to.Close(); err != nil {
+		return nil, fmt.Errorf("packing objects: %w", err)
+	}
+	return bytes.Clone(p.out.Bytes()), nil
 }
 
 func unpack(packed []byte) ([]byte, error) {

@@ -3,12 +3,12 @@ package helm
 import (
 	"context"
 	"errors"
-	"github.com/fluxcd/pkg/apis/meta"
 	"log/slog"
 	"strings"
 	"testing"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
+	"github.com/fluxcd/pkg/apis/meta"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cleat-dev/cleat/internal/kube"

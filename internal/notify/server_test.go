@@ -96,7 +96,8 @@ func FuzzEvents(f *testing.F) {
 			return
 		}
 		in := incoming{News: n, foreign: true}
-		if in.key() != in.key() || n.InvolvedObject.Name == "" {
+		again := incoming{News: n, foreign: true}
+		if in.key() != again.key() || n.InvolvedObject.Name == "" {
 			t.Errorf("%q", body)
 		}
 		m := &Message{News: n, alert: r.alert}

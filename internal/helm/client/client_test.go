@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -347,17 +348,17 @@ func TestLookupBounded(t *testing.T) {
 		if !strings.Contains(r.URL.Path, "/configmaps") {
 			switch r.URL.Path {
 			case "/api":
-				io.WriteString(w, `{"kind":"APIVersions","versions":["v1"]}`)
+				fmt.Fprint(w, `{"kind":"APIVersions","versions":["v1"]}`)
 			case "/api/v1":
-				io.WriteString(w, `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"configmaps","namespaced":true,"kind":"ConfigMap","verbs":["list"]}]}`)
+				fmt.Fprint(w, `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"configmaps","namespaced":true,"kind":"ConfigMap","verbs":["list"]}]}`)
 			default:
-				io.WriteString(w, `{"kind":"APIGroupList","apiVersion":"v1","groups":[]}`)
+				fmt.Fprint(w, `{"kind":"APIGroupList","apiVersion":"v1","groups":[]}`)
 			}
 			return
 		}
 		pages++
 		items := strings.Repeat(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}},`, lookupPage)
-		io.WriteString(w, `{"kind":"ConfigMapList","apiVersion":"v1","metadata":{"continue":"more"},"items":[`+strings.TrimSuffix(items, ",")+`]}`)
+		fmt.Fprint(w, `{"kind":"ConfigMapList","apiVersion":"v1","metadata":{"continue":"more"},"items":[`+strings.TrimSuffix(items, ",")+`]}`)
 	})
 	if _, err := Lookup(t.Context(), user, "v1", "ConfigMap", "n", ""); !errors.Is(err, ErrLookupTooLarge) {
 		t.Errorf("error = %v", err)

@@ -191,7 +191,7 @@ func (r *Revisions) newestFirst() []*record {
 // load reads and decodes a revision, unless that is done. It is called with mu held.
 func (r *Revisions) load(ctx context.Context, rec *record) error {
 	if rec.release != nil || rec.corrupt != nil {
-		return nil
+		return nil //nolint:nilerr // what is corrupt stays so, and is no fault of this call
 	}
 	if rec.data == nil {
 		secret, err := r.secrets.Get(ctx, rec.meta.Name)
