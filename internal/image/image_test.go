@@ -28,16 +28,29 @@ import (
 
 var platform = "linux/" + runtime.GOARCH
 
-// hello builds the program in testdata as the agent is built.
-func hello(t *testing.T, env ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "hello")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./testdata/hello")
-	build.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux"), env...)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building hello: %v\n%s", err, out)
-	}
-	return path
+// shared is where the tests keep what they only read: a program takes a second to build.
+var shared string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "image-")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		shared = filepath.Join(dir, "hello")
+		if out, err := compile(shared).CombinedOutput(); err != nil {
+			panic(string(out))
+		}
+		return m.Run()
+	}())
+}
+
+// compile builds the program in testdata as the agent is built.
+func compile(path string) *exec.Cmd {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./testdata/hello")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	return build
 }
 
 func config(binary string) image.Config {
@@ -91,7 +104,7 @@ func entries(t *testing.T, l v1.Layer) map[string]entry {
 }
 
 func TestImageHoldsTheProgramAndItsFilesAndNothingElse(t *testing.T) {
-	binary := hello(t)
+	binary := shared
 	layers, err := build(t, config(binary)).Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +138,7 @@ func fileSize(t *testing.T, path string) int64 {
 }
 
 func TestImageSaysHowItIsRun(t *testing.T) {
-	file, err := build(t, config(hello(t))).ConfigFile()
+	file, err := build(t, config(shared)).ConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +157,10 @@ func TestImageSaysHowItIsRun(t *testing.T) {
 
 // TestSameInputSameDigest builds the program and the image twice, in two places and at two times.
 func TestSameInputSameDigest(t *testing.T) {
-	first, second := hello(t), hello(t)
+	first, second := shared, filepath.Join(t.TempDir(), "again")
+	if out, err := compile(second).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	later := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(second, later, later); err != nil {
 		t.Fatal(err)
@@ -175,7 +191,7 @@ func TestProgramsThatCouldNotStartAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	static := hello(t)
+	static := shared
 	script := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
@@ -233,8 +249,8 @@ func unpack(t *testing.T, archive io.Reader) string {
 }
 
 func TestSavedLayoutIsReadBack(t *testing.T) {
-	img := build(t, config(hello(t)))
-	other := config(hello(t, "GOARCH="+runtime.GOARCH))
+	img := build(t, config(shared))
+	other := config(shared)
 	other.Args = []string{"moon"}
 	for _, test := range []struct {
 		name   string
@@ -305,7 +321,7 @@ func digests(t *testing.T, of []v1.Image) []v1.Hash {
 }
 
 func TestSavedForDockerIsReadBack(t *testing.T) {
-	img := build(t, config(hello(t)))
+	img := build(t, config(shared))
 	path := filepath.Join(t.TempDir(), "hello.tar")
 	file, err := os.Create(path)
 	if err != nil {
@@ -331,7 +347,7 @@ func TestSavedForDockerIsReadBack(t *testing.T) {
 
 // TestRootHasTheFilesOfTheLayers is what makes the Dockerfile's image the same as ours.
 func TestRootHasTheFilesOfTheLayers(t *testing.T) {
-	c := config(hello(t))
+	c := config(shared)
 	root := t.TempDir()
 	if err := image.WriteRoot(root, c); err != nil {
 		t.Fatal(err)
