@@ -113,14 +113,14 @@ func TestImageHoldsTheProgramAndItsFilesAndNothingElse(t *testing.T) {
 		t.Fatalf("the image has %d layers", len(layers))
 	}
 	size := fileSize(t, binary)
-	dir := entry{Mode: 0o755, Time: 1_700_000_000}
+	dir := entry{Mode: 0o755}
 	program := entries(t, layers[1])
 	bill := program["usr/share/sbom/hello.spdx.json"]
 	want := []map[string]entry{
-		{"etc/": dir, "etc/hello/": dir, "etc/hello/greeting": {Mode: 0o644, Time: 1_700_000_000, Size: 3}, "tmp/": {Mode: 0o1777, Time: 1_700_000_000}},
+		{"etc/": dir, "etc/hello/": dir, "etc/hello/greeting": {Mode: 0o644, Size: 3}, "tmp/": {Mode: 0o1777}},
 		{
-			"usr/": dir, "usr/local/": dir, "usr/local/bin/": dir, "usr/local/bin/hello": {Mode: 0o755, Time: 1_700_000_000, Size: size},
-			"usr/share/": dir, "usr/share/sbom/": dir, "usr/share/sbom/hello.spdx.json": {Mode: 0o644, Time: 1_700_000_000, Size: bill.Size},
+			"usr/": dir, "usr/local/": dir, "usr/local/bin/": dir, "usr/local/bin/hello": {Mode: 0o755, Size: size},
+			"usr/share/": dir, "usr/share/sbom/": dir, "usr/share/sbom/hello.spdx.json": {Mode: 0o644, Size: bill.Size},
 		},
 	}
 	if diff := cmp.Diff(want, []map[string]entry{entries(t, layers[0]), program}); diff != "" {
@@ -183,6 +183,29 @@ func TestSameInputSameDigest(t *testing.T) {
 	}
 	if a == b {
 		t.Error("a build of something else has the same digest")
+	}
+}
+
+// TestNewVersionIsOneLayerToPull because what is around the program is the same layer, whenever and for whom it is made.
+func TestNewVersionIsOneLayerToPull(t *testing.T) {
+	next := config(shared)
+	next.Created, next.Version = next.Created.Add(time.Hour), "v2"
+	var digests [2][]v1.Hash
+	for i, c := range []image.Config{config(shared), next} {
+		layers, err := build(t, c).Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range layers {
+			d, err := l.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests[i] = append(digests[i], d)
+		}
+	}
+	if digests[0][0] != digests[1][0] || digests[0][1] == digests[1][1] {
+		t.Errorf("the layers are %v, then %v", digests[0], digests[1])
 	}
 }
 
