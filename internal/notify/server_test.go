@@ -120,11 +120,11 @@ func FuzzPattern(f *testing.F) {
 		f.Add(p, "message")
 	}
 	f.Fuzz(func(t *testing.T, p, message string) {
-		compiled, err := patterns("spec.exclusionList", []string{p})
+		compiled, size, err := patterns("spec.exclusionList", []string{p})
 		if err != nil {
 			return
 		}
-		r := &rule{exclude: compiled}
+		r := &rule{exclude: compiled, size: size}
 		if r.lists(message) == compiled[0].MatchString(message) {
 			t.Errorf("%q", p)
 		}
