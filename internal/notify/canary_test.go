@@ -228,6 +228,20 @@ func TestA29_UnreachableEndpoints(t *testing.T) {
 	}
 }
 
+// TestA29_NoURLs holds that an error names the host alone: what is in the rest of an address may be a secret too short to be known as one.
+func TestA29_NoURLs(t *testing.T) {
+	w := newWorld(t, newProvider(`{type: generic, address: "http://me:pw1@127.0.0.1:1/hk/k7?t=q9"}`)+newAlert(everything))
+	err := w.deliver(t.Context(), sinkKey, w.messageOf(w.current()[0], "error"))
+	if err == nil || !strings.HasPrefix(err.Error(), "telling 127.0.0.1:1: ") {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"me:", "pw1", "hk", "k7", "q9"} {
+		if strings.Contains(err.Error(), part) {
+			t.Errorf("%q: %v", part, err)
+		}
+	}
+}
+
 // TestA29_NATS holds the same for the protocol that is no HTTP.
 func TestA29_NATS(t *testing.T) {
 	for name, address := range map[string]string{

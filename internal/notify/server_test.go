@@ -39,6 +39,7 @@ func TestEvents(t *testing.T) {
 		{"no event", http.MethodPost, "/", strings.NewReader("{}"), http.StatusBadRequest},
 		{"an array", http.MethodPost, "/", strings.NewReader("[]"), http.StatusBadRequest},
 		{"too long", http.MethodPost, "/", strings.NewReader(strings.Repeat(" ", maxBody+1)), http.StatusRequestEntityTooLarge},
+		{"too long, in chunks", http.MethodPost, "/", io.MultiReader(strings.NewReader(strings.Repeat(" ", maxBody+1))), http.StatusRequestEntityTooLarge},
 		{"endless", http.MethodPost, "/", endless{}, http.StatusRequestEntityTooLarge},
 		{"trace", http.MethodPost, "/", strings.NewReader(strings.Replace(string(event), `"severity":"error"`, `"severity":"trace"`, 1)), http.StatusTooManyRequests},
 	} {

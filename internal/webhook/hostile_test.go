@@ -282,6 +282,7 @@ func TestA34_ReplaysAreForgotten(t *testing.T) {
 // TestA35_UnknownPaths: a path that is not known costs no reading, no memory and no other caller anything (faults.md A35).
 func TestA35_UnknownPaths(t *testing.T) {
 	w := newIdleWorld(t)
+	w.strangers = rate.NewLimiter(0, 10*defaultPaces().miss.burst) // is not used up by one address
 	path, body := w.add(newReceiver("generic-hmac")), payload(t, "generic.json")
 	answers := map[int]int{}
 	for i := range 10_000 {
@@ -294,6 +295,9 @@ func TestA35_UnknownPaths(t *testing.T) {
 	}
 	if answers[404] < defaultPaces().miss.burst || answers[429] < 5000 || answers[404]+answers[429] != 10_000 {
 		t.Errorf("answers: %v", answers)
+	}
+	if status, _ := w.do(call{path: "/hook/x", from: "192.0.2.9:1"}); status != http.StatusNotFound {
+		t.Errorf("another address: %d", status)
 	}
 	c := post(path, body, senders["generic-hmac sha256"].header(body, token))
 	c.from = "192.0.2.1:2" // behind the same proxy, say
@@ -442,7 +446,7 @@ func TestA35_Connections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guard{Listener: listener, pace: newBuckets(pace{0, 4}), everyone: rate.NewLimiter(rate.Inf, 0), all: 2, each: 2, open: map[string]int{}}
+	g := &guard{Listener: listener, pace: newBuckets(pace{0, 4}), everyone: rate.NewLimiter(rate.Inf, 0), all: 2, each: 3, open: map[string]int{}}
 	in, ended := make(chan net.Conn), make(chan error, 1)
 	go func() {
 		for {

@@ -310,6 +310,20 @@ func TestGCR(t *testing.T) {
 	}
 }
 
+// TestGCRAsksGoogleOnly: of a token that is not Google's nobody is asked anything.
+func TestGCRAsksGoogleOnly(t *testing.T) {
+	p, w := newIDP(t), newIdleWorld(t)
+	w.issuers.transport, w.issuers.google = http.DefaultTransport, p.server.URL
+	path := w.add(newReceiver(notificationv1.GCRReceiver))
+	stranger := newIDP(t)
+	if status, _ := w.bearer(path, stranger.sign(stranger.claims(nil))); status != http.StatusBadRequest {
+		t.Errorf("%d", status)
+	}
+	if len(p.asked)+len(stranger.asked) != 0 {
+		t.Errorf("asked: %v, %v", p.asked, stranger.asked)
+	}
+}
+
 // FuzzToken: no token is believed that nobody has issued, whatever it looks like, and nobody is asked about it.
 func FuzzToken(f *testing.F) {
 	for _, seed := range []string{"x.y.z", "..", "eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlLmNvbSJ9.", "eyJhbGciOiJIUzI1NiJ9.e30.AAAA", "a.eyJpc3MiOjF9.b"} {

@@ -63,11 +63,15 @@ func TestBurst(t *testing.T) {
 	}
 	w := newWorld(t, objects...)
 	path := w.add(r)
+	pace, began := time.NewTicker(3*time.Millisecond), time.Now() // not all before the first is acted on
+	defer pace.Stop()
 	for i := range hooks {
+		<-pace.C
 		if status, text := w.do(post(path, nil, nil)); status != http.StatusOK {
 			t.Fatalf("hook %d: %d %s", i, status, text)
 		}
 	}
+	most := 2 + int(time.Since(began)/apart) // on a machine that takes more than a second for them
 	counts := map[string]int{}
 	for _, o := range w.wrote(sources) {
 		counts[o]++
@@ -86,7 +90,7 @@ func TestBurst(t *testing.T) {
 		t.Errorf("%d sources were requested", len(counts))
 	}
 	for o, n := range counts {
-		if n > 2 {
+		if n > most {
 			t.Errorf("%s was requested %d times", o, n)
 		}
 	}
