@@ -52,25 +52,32 @@ func webhook(ctx context.Context, w *world) error {
 	}
 	w.git.Hook("shop", url, hookToken)
 	count := 0
-	var quiet, flooded []time.Duration
-	var floods []string
-	for range blocks {
-		took, err := w.pushAll(ctx, repo, &count)
-		if err != nil {
-			return err
-		}
-		quiet = append(quiet, took...)
-		stop := w.flood(ctx)
-		took, err = w.pushAll(ctx, repo, &count)
-		floods = append(floods, stop())
-		if err != nil {
-			return err
-		}
-		flooded = append(flooded, took...)
+	kinds := []struct {
+		name  string
+		flood func(context.Context) func() string
+	}{
+		{"a push: hook answered to live", func(context.Context) func() string { return func() string { return "" } }},
+		{"the same, beside a flood of requests to unknown paths", func(ctx context.Context) func() string { return w.flood(ctx, false) }},
+		{"the same, each request by a connection of its own", func(ctx context.Context) func() string { return w.flood(ctx, true) }},
 	}
-	reportTimes("a push: hook answered to live", quiet)
-	reportTimes("the same, beside a flood of requests to unknown paths", flooded)
-	fmt.Println("the floods: " + strings.Join(floods, "; "))
+	times, floods := make([][]time.Duration, len(kinds)), make([][]string, len(kinds))
+	for range blocks {
+		for i, kind := range kinds {
+			stop := kind.flood(ctx)
+			took, err := w.pushAll(ctx, repo, &count)
+			floods[i] = append(floods[i], stop())
+			if err != nil {
+				return err
+			}
+			times[i] = append(times[i], took...)
+		}
+	}
+	for i, kind := range kinds {
+		reportTimes(kind.name, times[i])
+		if i > 0 {
+			fmt.Println("  the floods: " + strings.Join(floods[i], "; "))
+		}
+	}
 	return w.burst(ctx)
 }
 
@@ -239,11 +246,11 @@ func (w *world) postAll(url string) (answers map[int]int, took time.Duration) {
 }
 
 // flood makes requests to paths that there are not, as many as there are answers to and floodRate a second at most, until it is
-// stopped; it then says what became of them.
-func (w *world) flood(ctx context.Context) (stop func() string) {
+// stopped; it then says what became of them. With anew each is made by a new connection, and 0 is one that was closed.
+func (w *world) flood(ctx context.Context, anew bool) (stop func() string) {
 	ctx, cancel := context.WithCancel(ctx)
 	const connections = 200
-	transport := &http.Transport{MaxIdleConnsPerHost: connections, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}
+	transport := &http.Transport{MaxIdleConnsPerHost: connections, DisableKeepAlives: anew, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	var answers [600]atomic.Int64
 	var all sync.WaitGroup
@@ -277,7 +284,7 @@ func (w *world) flood(ctx context.Context) (stop func() string) {
 				total += n
 			}
 		}
-		return fmt.Sprintf("%.0f a second were answered:%s", float64(total)/took, text.String())
+		return fmt.Sprintf("%.0f a second were made:%s", float64(total)/took, text.String())
 	}
 }
 

@@ -87,7 +87,7 @@ func Deliver(url, secret, repository, before, after string) Delivery {
 	d := Delivery{Commit: after}
 	body, err := json.Marshal(map[string]any{
 		"ref": "refs/heads/main", "before": before, "after": after,
-		"repository": map[string]any{"name": repository, "full_name": "example/" + repository, "default_branch": "main"},
+		"repository": map[string]any{"name": repository, "full_name": "example/" + repository, "default_branch": "main", "updated_at": time.Now().Format(time.RFC3339Nano)},
 		"pusher":     map[string]any{"login": "ada"},
 	})
 	if err != nil {
@@ -98,7 +98,7 @@ func Deliver(url, secret, repository, before, after string) Delivery {
 	mac.Write(body)
 	signature := hex.EncodeToString(mac.Sum(nil))
 	d.Status, d.Err = post(url, body, map[string]string{
-		"X-Gitea-Event": "push", "X-Gitea-Signature": signature, "X-GitHub-Event": "push", "X-Hub-Signature-256": "sha256=" + signature,
+		"X-Gitea-Event": "push", "X-Gitea-Signature": signature, "X-GitHub-Event": "push", "X-GitHub-Delivery": signature[:32], "X-Hub-Signature-256": "sha256=" + signature,
 	})
 	d.Answered = time.Now()
 	return d

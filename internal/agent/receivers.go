@@ -115,6 +115,9 @@ func tally(registry prometheus.Registerer, bus *reconcile.Bus) manager.Runnable 
 			if err != nil {
 				return nil //nolint:nilerr // told to stop
 			}
+			if news.Turn != "" {
+				continue // no event: what has become of the object is told by others, too
+			}
 			events.WithLabelValues(news.InvolvedObject.Kind, string(news.Severity)).Inc()
 		}
 	})

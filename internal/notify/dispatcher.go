@@ -82,6 +82,7 @@ type Dispatcher struct {
 	turns   *turns
 	groups  *groups
 	outbox  *outbox
+	shares  *shares
 
 	mu    sync.Mutex
 	rules map[types.NamespacedName]*rule
@@ -94,9 +95,9 @@ func New(o Options) *Dispatcher {
 	}
 	d := &Dispatcher{
 		options: o, heard: o.News.Subscribe("notify", maxHeard), foreign: make(chan incoming, maxForeign),
-		limit: newLimiter(o.RateLimit), turns: newTurns(), groups: newGroups(), rules: map[types.NamespacedName]*rule{},
+		limit: newLimiter(o.RateLimit), turns: newTurns(), groups: newGroups(), shares: newShares(), rules: map[types.NamespacedName]*rule{},
 	}
-	d.outbox = newOutbox(d.deliver, d.report, o.Registry)
+	d.outbox = newOutbox(d.deliver, d.report, d.stands, o.Registry)
 	return d
 }
 
@@ -128,7 +129,6 @@ func (d *Dispatcher) work(ctx, watching context.Context) error {
 			return nil // nobody knows yet who would be told
 		}
 	}
-	d.remember(ctx)
 	news, pumped := make(chan incoming), make(chan []incoming, 1)
 	go func() { pumped <- d.pump(ctx, news) }() // ends with ctx; work waits for it
 	ticker := time.NewTicker(time.Second)
@@ -155,14 +155,20 @@ func (d *Dispatcher) pump(ctx context.Context, to chan<- incoming) []incoming {
 		if err != nil {
 			return nil // told to stop
 		}
-		in := incoming{News: n}
-		in.repeated = d.limit.repeated(in.key())
+		in := d.notice(n)
 		select {
 		case to <- in:
 		case <-ctx.Done():
 			return []incoming{in}
 		}
 	}
+}
+
+// notice takes in news of this process. Only events can be repeated: a turn is a turn each time.
+func (d *Dispatcher) notice(n reconcile.News) incoming {
+	in := incoming{News: n}
+	in.repeated = n.Turn == "" && d.limit.repeated(in.key())
+	return in
 }
 
 // drain delivers what is there: what was taken off the bus already, and the rest.
@@ -179,9 +185,7 @@ func (d *Dispatcher) drain(ctx context.Context, taken []incoming) {
 		if err != nil {
 			break
 		}
-		in := incoming{News: n}
-		in.repeated = d.limit.repeated(in.key())
-		d.take(ctx, in)
+		d.take(ctx, d.notice(n))
 	}
 	for len(d.foreign) > 0 {
 		d.take(ctx, <-d.foreign)
@@ -217,8 +221,9 @@ func (d *Dispatcher) know(o any) {
 	}
 	r := newRule(u.DeepCopy(), d.options.NoCrossNamespace)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.rules[client.ObjectKeyFromObject(u)] = r
+	d.mu.Unlock()
+	d.outbox.forget(r.key(), r.provider()) // it may have had another Provider
 }
 
 func (d *Dispatcher) unknow(o any) {
@@ -229,9 +234,18 @@ func (d *Dispatcher) unknow(o any) {
 	if !ok {
 		return // the cache holds nothing else
 	}
+	key := client.ObjectKeyFromObject(u)
+	d.mu.Lock()
+	delete(d.rules, key)
+	d.mu.Unlock()
+	d.outbox.forget(key, types.NamespacedName{})
+}
+
+// stands says whether there is still an Alert of the name.
+func (d *Dispatcher) stands(alert types.NamespacedName) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.rules, client.ObjectKeyFromObject(u))
+	return d.rules[alert] != nil
 }
 
 // current returns the rules by name.
@@ -298,25 +312,41 @@ func (d *Dispatcher) offer(ctx context.Context, r *rule, n incoming, of labeled)
 	if !about {
 		return
 	}
-	m := d.message(r, n)
 	kind := d.kindOf(ctx, r)
-	if r.transitions && !keepsStatus(kind) {
-		if !d.turns.turn(r, m) {
-			return
-		}
-	} else if !r.severe(n.Severity) || !r.lists(n.Message) || n.repeated && (n.foreign || !keepsStatus(kind)) {
-		// The status of a commit is set whenever an object of ours is another: that it was the same five minutes ago, and
-		// something else between, is no reason to leave it wrong.
-		return
+	turns := r.transitions && !keepsStatus(kind)
+	if !n.foreign && turns != (n.Turn != "") {
+		return // an event, for who wants to know only of turns, or the other way round
 	}
-	if !wants(kind, m) {
+	m := d.message(r, n)
+	grouped := r.grouped && m.revision() != "" && !keepsStatus(kind) && !commentsOn(kind)
+	// The status of a commit is set whenever an object of ours is another: that it was the same five minutes ago, and something
+	// else between, is no reason to leave it wrong. So it is with what a group has last heard of an object.
+	stale := n.repeated && (n.foreign || !keepsStatus(kind)) && !(grouped && d.groups.has(r, m))
+	switch {
+	case turns && !d.turns.turn(r, m, n.foreign, func() bool { return d.lists(r, n.Message) }):
 		return
-	}
-	if r.grouped && m.revision() != "" && !keepsStatus(kind) && !commentsOn(kind) {
+	case !turns && (stale || !r.severe(n.Severity) || !d.lists(r, n.Message)):
+		return
+	case !wants(kind, m):
+		return
+	case grouped:
 		d.groups.add(r, m, time.Now())
-		return
+	default:
+		d.outbox.add(r, m)
 	}
-	d.outbox.add(r, m)
+}
+
+// lists says whether the Alert's patterns let a message pass, as long as those of its namespace do not take more time than is theirs.
+func (d *Dispatcher) lists(r *rule, message string) bool {
+	if len(r.include)+len(r.exclude) == 0 {
+		return true
+	}
+	passes := false
+	if !d.shares.spend(r.alert.Namespace, func() { passes = r.lists(message) }) {
+		d.outbox.told.WithLabelValues(resultDropped).Inc()
+		r.slow.Do(func() { d.record(r, corev1.EventTypeWarning, invalidConfigReason, errShare.Error()) })
+	}
+	return passes
 }
 
 // kindOf is the type of the Alert's Provider; empty when there is no such Provider, which the delivery will tell.

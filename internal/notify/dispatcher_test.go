@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	alerting "github.com/fluxcd/notification-controller/api/v1beta3"
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/cleat-dev/cleat/internal/api"
 	"github.com/cleat-dev/cleat/internal/reconcile"
 )
 
@@ -171,10 +173,10 @@ func TestA28_PatternsAreBounded(t *testing.T) {
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it takes %s", took)
 	}
-	if _, err := patterns("spec.inclusionList", slices.Repeat([]string{"(.*){20}[^z]{400}z"}, 6)); err == nil {
+	if _, _, err := patterns("spec.inclusionList", slices.Repeat([]string{"(.*){20}[^z]{400}z"}, 6)); err == nil {
 		t.Error("any size of patterns is taken")
 	}
-	if _, err := patterns("spec.inclusionList", make([]string, maxPatterns+1)); err == nil {
+	if _, _, err := patterns("spec.inclusionList", make([]string, maxPatterns+1)); err == nil {
 		t.Error("any number of patterns is taken")
 	}
 }
@@ -229,56 +231,230 @@ func TestLimiterIsBounded(t *testing.T) {
 
 const annotated = "apiVersion: notification.toolkit.fluxcd.io/v1beta3\nkind: Alert\nmetadata: {name: all, namespace: demo, annotations: {%s}}\nspec: %s\n---\n"
 
-// TestF25_OneMessageAnIncident holds that an Alert with cleat.dev/on: transitions tells of a failure once, however it changes,
-// and once that it is over, whatever severity it asks for.
+// messages returns what an endpoint was told.
+func (e *endpoint) messages(t *testing.T) string {
+	t.Helper()
+	var got []string
+	for _, r := range e.take() {
+		got = append(got, r.json(t)["message"].(string))
+	}
+	return strings.Join(got, ",")
+}
+
+// TestF25_OneMessageAnIncident holds that an Alert with cleat.dev/on: transitions tells when an object is not ready any more and
+// when it is again, whatever severity it asks for, and of no event between: a correction of drift is no recovery, a warning about
+// something that is ready no failure, and neither keeps the next failure from being told.
 func TestF25_OneMessageAnIncident(t *testing.T) {
 	sink := newEndpoint(t, nil)
 	w := newWorld(t, newProvider(`{type: generic, address: "`+sink.URL+`"}`)+fmt.Sprintf(annotated, "cleat.dev/on: transitions",
 		`{providerRef: {name: sink}, eventSeverity: error, exclusionList: ["^ignored"], eventSources: [{kind: Kustomization, name: "*"}]}`))
-	finished := func() reconcile.News {
-		n := successNews()
-		n.Metadata["kustomize.toolkit.fluxcd.io/commit_status"] = "update"
+	bad := func(message string) reconcile.News {
+		n := newNews(reconcile.SeverityError, "BuildFailed", message)
+		n.Turn = reconcile.TurnedBad
 		return n
 	}
+	good := newNews(reconcile.SeverityInfo, "ReconciliationSucceeded", "Applied revision: main")
+	good.Turn = reconcile.TurnedGood
+	const recovered = "Recovered: Applied revision: main"
+	for i, step := range []struct {
+		news reconcile.News
+		want string
+	}{
+		{successNews(), ""},
+		{bad("ignored"), ""},
+		{good, ""}, // nobody was told of the failure
+		{newNews(reconcile.SeverityError, "DriftDetected", "ConfigMap/demo/one"), ""},
+		{bad("one"), "one"},
+		{newNews(reconcile.SeverityError, "BuildFailed", "one"), ""},
+		{newNews(reconcile.SeverityInfo, "DriftCorrected", "put right"), ""},
+		{newNews(reconcile.SeverityInfo, "Progressing", "Deployment/shop configured"), ""},
+		{good, recovered},
+		// The same again within the time of the rate limit is another incident.
+		{bad("one"), "one"},
+		{good, recovered},
+		// It has failed before this agent began.
+		{good, recovered},
+	} {
+		w.hear(step.news)
+		if got := sink.messages(t); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+	}
+}
+
+// TestTurnsAreNoEvents holds that an Alert without the annotation is told events and no turns, and that a turn does not count for the
+// rate limit of events.
+func TestTurnsAreNoEvents(t *testing.T) {
+	sink := newEndpoint(t, nil)
+	w := newWorld(t, newProvider(`{type: generic, address: "`+sink.URL+`"}`)+newAlert(everything))
+	turn := failureNews()
+	turn.Turn = reconcile.TurnedBad
+	w.hear(turn)
+	if got := sink.messages(t); got != "" {
+		t.Errorf("told: %s", got)
+	}
+	w.hear(failureNews())
+	if got := sink.messages(t); got != failureNews().Message {
+		t.Errorf("told: %q", got)
+	}
+}
+
+// TestTransitionsOfOthers holds that of objects of other controllers, which send events only, the severity tells what has changed.
+func TestTransitionsOfOthers(t *testing.T) {
+	sink := newEndpoint(t, nil)
+	w := newWorld(t, newProvider(`{type: generic, address: "`+sink.URL+`"}`)+fmt.Sprintf(annotated, "cleat.dev/on: transitions",
+		`{providerRef: {name: sink}, exclusionList: ["^ignored"], eventSources: [{kind: Kustomization, name: "*"}]}`))
 	for i, step := range []struct {
 		news reconcile.News
 		want string
 	}{
 		{successNews(), ""},
 		{newNews(reconcile.SeverityError, "BuildFailed", "ignored"), ""},
-		{finished(), ""},
+		{successNews(), ""},
 		{newNews(reconcile.SeverityError, "BuildFailed", "one"), "one"},
 		{newNews(reconcile.SeverityError, "HealthCheckFailed", "two"), ""},
-		{newNews(reconcile.SeverityInfo, "Progressing", "Deployment/shop configured"), ""},
 		{newNews(reconcile.SeverityInfo, "DependencyNotReady", "waiting"), ""},
-		{finished(), "Recovered: Reconciliation finished"},
-		{finished(), ""},
-		// The same again within the time of the rate limit is another incident.
+		{successNews(), "Recovered: Reconciliation finished"},
+		{successNews(), ""},
 		{newNews(reconcile.SeverityError, "BuildFailed", "one"), "one"},
-		{finished(), "Recovered: Reconciliation finished"},
 	} {
-		w.hear(step.news)
-		var got []string
-		for _, r := range sink.take() {
-			got = append(got, r.json(t)["message"].(string))
-		}
-		if strings.Join(got, ",") != step.want {
+		in := incoming{News: step.news, foreign: true}
+		in.repeated = w.limit.repeated(in.key())
+		w.take(context.Background(), in)
+		w.settle()
+		if got := sink.messages(t); got != step.want {
 			t.Errorf("step %d: %q, want %q", i, got, step.want)
 		}
 	}
 }
 
-// TestRecoveryOfWhatFailedBefore holds that the end of an incident is told by an agent that did not see it begin.
-func TestRecoveryOfWhatFailedBefore(t *testing.T) {
-	sink := newEndpoint(t, nil)
-	failing := strings.Replace(shop, "\n---", "\nstatus: {conditions: [{type: Ready, status: \"False\"}]}\n---", 1)
-	w := newWorld(t, failing+newProvider(`{type: generic, address: "`+sink.URL+`"}`)+fmt.Sprintf(annotated, "cleat.dev/on: transitions", everything))
-	w.remember(context.Background())
-	for _, want := range []int{1, 0} {
-		w.hear(successNews())
-		if got := sink.take(); len(got) != want {
-			t.Errorf("%d, want %d", len(got), want)
+// TestTurnsAreBounded holds that what is remembered of failures has an end, and that a recovery is told all the same.
+func TestTurnsAreBounded(t *testing.T) {
+	turns, r := newTurns(), &rule{alert: &alerting.Alert{}}
+	yes := func() bool { return true }
+	for i := range 2 * maxTurns {
+		m := &Message{News: newNews(reconcile.SeverityError, "BuildFailed", "one")}
+		m.InvolvedObject.Name = fmt.Sprint(i)
+		if !turns.turn(r, m, false, yes) {
+			t.Fatal(i)
 		}
+	}
+	if len(turns.told) > maxTurns {
+		t.Errorf("%d are remembered", len(turns.told))
+	}
+	m := &Message{News: successNews()}
+	m.InvolvedObject.Name = "0"
+	if !turns.turn(r, m, false, yes) {
+		t.Error("its recovery is lost")
+	}
+}
+
+// TestA28_Shares holds that Alerts whose patterns are slow cost their namespace its alerts, which they are told once, and no other.
+func TestA28_Shares(t *testing.T) {
+	sink := newEndpoint(t, nil)
+	spec := `{providerRef: {name: sink}, exclusionList: [nothing], eventSources: [{kind: Kustomization, name: "*", namespace: "*"}]}`
+	provider := newProvider(`{type: generic, address: "` + sink.URL + `"}`)
+	quick := strings.NewReplacer("namespace: demo", "namespace: web")
+	w := newWorld(t, provider+newAlert(spec)+quick.Replace(provider+newAlert(spec)))
+	now := w.clock
+	var slow bool
+	w.shares.now = func() time.Time {
+		if slow {
+			now = now.Add(maxSpent / 10)
+		}
+		return now
+	}
+	const many = 20
+	for i := range many {
+		for _, r := range w.current() {
+			slow = r.alert.Namespace == "demo" // the clock goes while its patterns are matched
+			w.offer(context.Background(), r, incoming{News: newNews(reconcile.SeverityInfo, "Progressing", fmt.Sprint(i))}, nil)
+		}
+	}
+	w.settle()
+	if got := len(sink.take()); got < many+10 || got > many+15 {
+		t.Errorf("%d messages, of %d for each of two", got, many)
+	}
+	if events := w.events.Words(); len(events) != 1 || events[0] != "Warning InvalidConfig "+errShare.Error() {
+		t.Errorf("%q", events)
+	}
+	slow, now = false, now.Add(time.Minute)
+	w.hear(newNews(reconcile.SeverityInfo, "Progressing", "later"))
+	if got := len(sink.take()); got != 2 {
+		t.Errorf("later: %d messages", got)
+	}
+}
+
+// TestA28_OneMatch holds that the worst patterns that an Alert may have are held against the longest message in about a second: the
+// time is linear in both, and the message is cut for patterns that are many.
+func TestA28_OneMatch(t *testing.T) {
+	worst := `(?:[a-q][^u-z]{13}x?)+(?:.?){100}y$`
+	list := slices.Repeat([]string{worst}, 8)
+	include, one, err := patterns("spec.inclusionList", list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exclude, other, err := patterns("spec.exclusionList", list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rule{include: include, exclude: exclude, size: one + other}
+	if r.size < maxListSize {
+		t.Fatalf("they are small: %d instructions", r.size)
+	}
+	began := time.Now()
+	r.lists(strings.Repeat("abcdefghijklmnop", 256<<10/16))
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	short := &rule{include: include[:1], size: one / len(list)}
+	if !short.lists(strings.Repeat("a", 39000) + strings.Repeat("b", 200) + "y") {
+		t.Error("the end of a long message is not seen by a single pattern")
+	}
+}
+
+// TestGroupHearsTheLast holds that a group has what was last heard of an object, though the same was heard not long ago.
+func TestGroupHearsTheLast(t *testing.T) {
+	sink := newEndpoint(t, nil)
+	w := newWorld(t, newProvider(`{type: generic, address: "`+sink.URL+`"}`)+fmt.Sprintf(annotated, "cleat.dev/group-by: revision", everything))
+	for _, n := range []reconcile.News{failureNews(), successNews(), failureNews()} {
+		w.hear(n)
+	}
+	w.flush(time.Now().Add(groupQuiet))
+	w.settle()
+	if got := sink.messages(t); !strings.Contains(got, ": 1 failed\n") {
+		t.Errorf("%q", got)
+	}
+	w.hear(failureNews()) // an attempt later
+	w.flush(time.Now().Add(groupQuiet))
+	w.settle()
+	if got := sink.messages(t); got != "" {
+		t.Errorf("told again: %q", got)
+	}
+}
+
+// TestNothingStaysOfAlertsThatGo holds that a failing Provider costs no memory when its Alerts are gone, and that nobody tries to
+// tell it what they wanted to be told.
+func TestNothingStaysOfAlertsThatGo(t *testing.T) {
+	sink := newEndpoint(t, func(w http.ResponseWriter, _ request) { http.Error(w, "", http.StatusBadRequest) })
+	w := newWorld(t, newProvider(`{type: generic, address: "`+sink.URL+`"}`)+newAlert(everything))
+	w.hear(failureNews())
+	if len(w.outbox.queues) != 1 {
+		t.Fatal("nothing is known of the failure")
+	}
+	r := w.current()[0]
+	gone := api.Undecoded(api.AlertKind)
+	gone.SetNamespace("demo")
+	gone.SetName("all")
+	w.unknow(gone)
+	if len(w.outbox.queues) != 0 {
+		t.Error("what has failed is remembered")
+	}
+	sink.take()
+	w.outbox.add(r, w.messageOf(r, "error"))
+	w.settle()
+	if got := sink.take(); len(got) != 0 || len(w.outbox.queues) != 0 {
+		t.Errorf("%d requests, %d queues", len(got), len(w.outbox.queues))
 	}
 }
 
@@ -422,6 +598,26 @@ func TestDownIsToldOnce(t *testing.T) {
 		"Normal NotificationDispatchResumed the Provider sink is told again",
 	}, w.events.Words()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestOldNewsIsNotTold holds that a message that cannot be delivered for an hour is given up, and the next one tried.
+func TestOldNewsIsNotTold(t *testing.T) {
+	requests := 0
+	sink := newEndpoint(t, func(w http.ResponseWriter, r request) {
+		if requests++; requests < 200 && strings.Contains(r.Body, "old news") {
+			http.Error(w, "out of order", http.StatusBadGateway)
+		}
+	})
+	w := newWorld(t, newProvider(`{type: generic, address: "`+sink.URL+`"}`)+newAlert(everything))
+	began := w.clock
+	w.hear(newNews(reconcile.SeverityInfo, "Progressing", "old news"))
+	if took := w.clock.Sub(began); took < maxAge || took > maxAge+maxPause || requests > 60 {
+		t.Errorf("tried for %s, %d times", took, requests)
+	}
+	w.hear(newNews(reconcile.SeverityInfo, "Progressing", "fresh"))
+	if got := sink.messages(t); !strings.HasSuffix(got, "old news,fresh") {
+		t.Errorf("%q", got)
 	}
 }
 

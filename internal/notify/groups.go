@@ -63,6 +63,11 @@ func (g *groups) add(r *rule, m *Message, now time.Time) {
 	}
 }
 
+// has says whether the revision of a message is being gathered.
+func (g *groups) has(r *rule, m *Message) bool {
+	return g.open[groupKey{r.key().String(), m.revision()}] != nil
+}
+
 // complete returns the groups of which nothing more is awaited, in the order in which they began.
 func (g *groups) complete(now time.Time) []*gathered {
 	var out []*gathered

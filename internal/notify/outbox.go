@@ -24,6 +24,7 @@ const (
 type outbox struct {
 	deliver func(context.Context, types.NamespacedName, *Message) error
 	report  func(*rule, error)
+	stands  func(alert types.NamespacedName) bool
 	now     func() time.Time
 	wait    func(context.Context, time.Duration) // or until ctx ends
 	told    *prometheus.CounterVec
@@ -58,9 +59,10 @@ type letter struct {
 	at      time.Time
 }
 
-func newOutbox(deliver func(context.Context, types.NamespacedName, *Message) error, report func(*rule, error), registry prometheus.Registerer) *outbox {
+func newOutbox(deliver func(context.Context, types.NamespacedName, *Message) error, report func(*rule, error),
+	stands func(types.NamespacedName) bool, registry prometheus.Registerer) *outbox {
 	o := &outbox{
-		deliver: deliver, report: report, now: time.Now, wait: pause, queues: map[types.NamespacedName]*queue{},
+		deliver: deliver, report: report, stands: stands, now: time.Now, wait: pause, queues: map[types.NamespacedName]*queue{},
 		told: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cleat_notifications_total", Help: "Messages to Providers, by what became of them.",
 		}, []string{"result"}),
@@ -140,7 +142,7 @@ func (o *outbox) next(q *queue) (letter, bool) {
 // send tries to deliver a message until that works, is known not to work, or is no news any more.
 func (o *outbox) send(q *queue, l letter) {
 	for delay := firstPause; ; delay = min(2*delay, maxPause) {
-		if o.working.Err() != nil {
+		if o.working.Err() != nil || !o.stands(l.rule.key()) {
 			o.told.WithLabelValues(resultDropped).Inc()
 			return
 		}
@@ -169,12 +171,31 @@ func (o *outbox) failed(q *queue, l letter, err error) {
 		return // it was interrupted by us
 	}
 	key := l.rule.key()
+	if !o.stands(key) {
+		return // there is nobody to report to
+	}
 	o.mu.Lock()
 	known := q.failing[key]
 	q.failing[key] = &failure{l.rule, err.Error()}
 	o.mu.Unlock()
 	if known == nil || known.text != err.Error() {
 		o.report(l.rule, err)
+	}
+}
+
+// forget drops what was reported on an Alert about Providers other than the one that it has now, so that of Alerts that come and go
+// nothing stays.
+func (o *outbox) forget(alert, but types.NamespacedName) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for to, q := range o.queues {
+		if to == but {
+			continue
+		}
+		delete(q.failing, alert)
+		if !q.working && len(q.failing) == 0 {
+			delete(o.queues, to)
+		}
 	}
 }
 

@@ -39,16 +39,22 @@ var sinkKey = types.NamespacedName{Namespace: "demo", Name: "sink"}
 // tellOf has a Provider told a message. All hosts are the one server.
 func (w *world) tellOf(server *endpoint, m *Message) error {
 	w.t.Helper()
+	to, err := url.Parse(server.URL)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.tellBy(everywhere{to}, m)
+}
+
+// tellBy has a Provider told a message by a way of the test's own.
+func (w *world) tellBy(way http.RoundTripper, m *Message) error {
+	w.t.Helper()
 	t, err := w.resolve(context.Background(), sinkKey)
 	if err != nil {
 		return err
 	}
 	defer t.close()
-	to, err := url.Parse(server.URL)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	t.client.Transport = everywhere{to}
+	t.client.Transport = way
 	tell := teller(t.spec.Type)
 	if tell == nil {
 		w.t.Fatalf("no type %q", t.spec.Type)

@@ -49,6 +49,9 @@ type rule struct {
 	// invalid says why the Alert matches nothing.
 	invalid error
 	told    *sync.Once // of invalid
+	// size is how many instructions its patterns have, and slow that somebody was told that they take too much time.
+	size int
+	slow *sync.Once
 }
 
 func (r *rule) key() types.NamespacedName {
@@ -61,7 +64,7 @@ func (r *rule) provider() types.NamespacedName {
 
 // newRule understands an Alert as it is cached.
 func newRule(u *unstructured.Unstructured, noCrossNamespace bool) *rule {
-	r := &rule{alert: &alerting.Alert{}, told: &sync.Once{}}
+	r := &rule{alert: &alerting.Alert{}, told: &sync.Once{}, slow: &sync.Once{}}
 	if err := api.Decode(u, r.alert); err != nil {
 		r.alert = &alerting.Alert{}
 		r.alert.Namespace, r.alert.Name, r.alert.UID = u.GetNamespace(), u.GetName(), u.GetUID()
@@ -75,12 +78,14 @@ func newRule(u *unstructured.Unstructured, noCrossNamespace bool) *rule {
 }
 
 func (r *rule) understand(noCrossNamespace bool) (err error) {
-	if r.include, err = patterns("spec.inclusionList", r.alert.Spec.InclusionList); err != nil {
+	var sizes [2]int
+	if r.include, sizes[0], err = patterns("spec.inclusionList", r.alert.Spec.InclusionList); err != nil {
 		return err
 	}
-	if r.exclude, err = patterns("spec.exclusionList", r.alert.Spec.ExclusionList); err != nil {
+	if r.exclude, sizes[1], err = patterns("spec.exclusionList", r.alert.Spec.ExclusionList); err != nil {
 		return err
 	}
+	r.size = sizes[0] + sizes[1]
 	if r.transitions, err = r.asks(onAnnotation, onTransitions); err != nil {
 		return err
 	}
@@ -114,22 +119,23 @@ func (r *rule) asks(annotation, value string) (bool, error) {
 
 var errPattern = fmt.Errorf("is too large a pattern: at most %d bytes, and repetitions that amount to %d instructions", maxPatternLength, maxPatternSize)
 
-func patterns(field string, texts []string) ([]*regexp.Regexp, error) {
+// patterns understands a list, and says how large it is.
+func patterns(field string, texts []string) (out []*regexp.Regexp, total int, err error) {
 	if len(texts) > maxPatterns {
-		return nil, fmt.Errorf("%s has more than %d patterns", field, maxPatterns)
+		return nil, 0, fmt.Errorf("%s has more than %d patterns", field, maxPatterns)
 	}
-	out, total := make([]*regexp.Regexp, 0, len(texts)), 0
+	out = make([]*regexp.Regexp, 0, len(texts))
 	for i, text := range texts {
 		p, size, err := pattern(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
+			return nil, 0, fmt.Errorf("%s[%d]: %w", field, i, err)
 		}
 		if total += size; total > maxListSize {
-			return nil, fmt.Errorf("%s[%d]: the patterns amount to more than %d instructions", field, i, maxListSize)
+			return nil, 0, fmt.Errorf("%s[%d]: the patterns amount to more than %d instructions", field, i, maxListSize)
 		}
 		out = append(out, p)
 	}
-	return out, nil
+	return out, total, nil
 }
 
 // pattern understands a pattern, and says how large it is.
@@ -157,8 +163,14 @@ func (r *rule) severe(s reconcile.Severity) bool {
 	return r.alert.Spec.EventSeverity != string(reconcile.SeverityError) || s == reconcile.SeverityError
 }
 
-// lists says whether the message is one that the lists of patterns let pass.
+// maxWork bounds what it takes to match one message, in instructions of the patterns times bytes. With patterns of 500 instructions,
+// which are many, the longest message that Kubernetes takes is matched whole.
+const maxWork = 20_000_000
+
+// lists says whether the message is one that the lists of patterns let pass. Of a message that is too long for them only the
+// beginning counts.
 func (r *rule) lists(message string) bool {
+	message = message[:min(len(message), maxWork/max(r.size, 1))]
 	matches := func(p *regexp.Regexp) bool { return p.MatchString(message) }
 	if len(r.include) > 0 && !slices.ContainsFunc(r.include, matches) {
 		return false

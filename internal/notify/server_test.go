@@ -39,6 +39,7 @@ func TestEvents(t *testing.T) {
 		{"no event", http.MethodPost, "/", strings.NewReader("{}"), http.StatusBadRequest},
 		{"an array", http.MethodPost, "/", strings.NewReader("[]"), http.StatusBadRequest},
 		{"too long", http.MethodPost, "/", strings.NewReader(strings.Repeat(" ", maxBody+1)), http.StatusRequestEntityTooLarge},
+		{"too long, in chunks", http.MethodPost, "/", io.MultiReader(strings.NewReader(strings.Repeat(" ", maxBody+1))), http.StatusRequestEntityTooLarge},
 		{"endless", http.MethodPost, "/", endless{}, http.StatusRequestEntityTooLarge},
 		{"trace", http.MethodPost, "/", strings.NewReader(strings.Replace(string(event), `"severity":"error"`, `"severity":"trace"`, 1)), http.StatusTooManyRequests},
 	} {
@@ -120,11 +121,11 @@ func FuzzPattern(f *testing.F) {
 		f.Add(p, "message")
 	}
 	f.Fuzz(func(t *testing.T, p, message string) {
-		compiled, err := patterns("spec.exclusionList", []string{p})
+		compiled, size, err := patterns("spec.exclusionList", []string{p})
 		if err != nil {
 			return
 		}
-		r := &rule{exclude: compiled}
+		r := &rule{exclude: compiled, size: size}
 		if r.lists(message) == compiled[0].MatchString(message) {
 			t.Errorf("%q", p)
 		}

@@ -222,6 +222,10 @@ func (t *target) masked(err error) error {
 		data[strconv.Itoa(i)] = base64.StdEncoding.EncodeToString([]byte(value))
 	}
 	secret := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret", "data": data}}
+	var no *refused
+	if errors.As(err, &no) { // what is to be done about the answer must still be known
+		return &refused{status: no.status, after: no.after, text: object.MaskText(err.Error(), secret)}
+	}
 	return object.MaskError(err, secret)
 }
 

@@ -91,8 +91,16 @@ type world struct {
 	events *sourcetest.Events
 	client client.Client
 	log    *strings.Builder
+
+	mu     sync.Mutex // held while workers may be under way
 	clock  time.Time
 	pauses []time.Duration
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.clock
 }
 
 // newWorld returns a dispatcher for objects in YAML, divided by lines of ---.
@@ -140,9 +148,10 @@ func newWorld(t *testing.T, objects string, change ...func(*Options)) *world {
 		c(&o)
 	}
 	w.Dispatcher = New(o)
-	w.limit.now = func() time.Time { return w.clock }
-	w.outbox.now = w.limit.now
+	w.limit.now, w.outbox.now = w.now, w.now
 	w.outbox.wait = func(_ context.Context, d time.Duration) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.pauses = append(w.pauses, d)
 		w.clock = w.clock.Add(d)
 	}
@@ -158,9 +167,7 @@ func (w *world) settle() { w.outbox.workers.Wait() }
 
 // hear is news that has come off the bus.
 func (w *world) hear(n reconcile.News) {
-	in := incoming{News: n}
-	in.repeated = w.limit.repeated(in.key())
-	w.take(context.Background(), in)
+	w.take(context.Background(), w.notice(n))
 	w.settle()
 }
 

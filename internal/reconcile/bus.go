@@ -38,7 +38,21 @@ type News struct {
 	Metadata            map[string]string      `json:"metadata,omitempty"`
 	ReportingController string                 `json:"reportingController"`
 	ReportingInstance   string                 `json:"reportingInstance,omitempty"`
+
+	// Turn is set on what is no event: it tells that the object's condition Ready has become another, in the words of the condition.
+	Turn Turn `json:"-"`
 }
+
+// Turn is how an attempt at an object has ended that ended otherwise than the one before. It comes from the condition and not from
+// events: there are warnings about objects that are ready, and good news of objects that are not.
+type Turn string
+
+const (
+	// TurnedBad is Ready=False, after anything else.
+	TurnedBad Turn = "bad"
+	// TurnedGood is Ready=True after Ready=False.
+	TurnedGood Turn = "good"
+)
 
 // Bus takes news to whoever in this process has subscribed. Telling never waits for a consumer: each has a bounded queue of
 // its own, and one that does not keep up loses its oldest news, which is counted (docs/adr/0037). A nil *Bus tells nobody.

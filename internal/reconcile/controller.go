@@ -87,6 +87,7 @@ type Controller[T Object, A any] struct {
 	recorder *Recorder
 	writer   *writer[T]
 	requeue  *requeuer
+	turns    *turns
 	log      *slog.Logger
 }
 
@@ -95,7 +96,7 @@ func NewController[T Object, A any](kind Kind[T, A], edge Edge, manager string, 
 	return &Controller[T, A]{
 		kind: kind, edge: edge, recorder: recorder, log: log,
 		writer:  newWriter(edge.Client, kind.GVK, kind.New, manager),
-		requeue: newRequeuer(edge.Timing),
+		requeue: newRequeuer(edge.Timing), turns: newTurns(),
 	}
 }
 
@@ -261,15 +262,28 @@ func (c *Controller[T, A]) tell(run *Run[T], end Outcome, told bool, metadata ma
 		return
 	case end.Fault == nil:
 		log.Info("reconciled")
+		c.turn(run, end, metadata)
 		return
 	case end.waitsForOthers():
 		log.Info("waiting for others", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
 	default:
 		log.Error("reconciliation failed", "step", end.Step, "reason", end.Fault.Reason, "error", end.Fault.Error())
 	}
+	c.turn(run, end, metadata)
 	now := Condition(run.Obj, meta.ReadyCondition)
 	if was := run.Before; !told && (was == nil || was.Reason != now.Reason || was.Message != now.Message) {
 		c.recorder.Record(run.Obj, faultEvent(end, metadata))
+	}
+}
+
+// turn tells whoever wants to hear only that an object begins to fail, or does so no more. One that waits for others does neither.
+func (c *Controller[T, A]) turn(run *Run[T], end Outcome, metadata map[string]string) {
+	now := Condition(run.Obj, meta.ReadyCondition)
+	if now == nil || end.waitsForOthers() {
+		return
+	}
+	if to := c.turns.end(client.ObjectKeyFromObject(run.Obj), run.Before, now.Status); to != "" {
+		c.recorder.turn(run.Obj, to, metadata)
 	}
 }
 
@@ -277,6 +291,7 @@ func (c *Controller[T, A]) tell(run *Run[T], end Outcome, told bool, metadata ma
 func (c *Controller[T, A]) forget(req ctrl.Request) {
 	c.writer.forget(req.NamespacedName)
 	c.requeue.backoff.Forget(req)
+	c.turns.forget(req.NamespacedName)
 	c.edge.Metrics.forget(c.kind.GVK.Kind, req.NamespacedName)
 	c.edge.Requests.forget(c.kind.GVK, req.NamespacedName)
 	c.kind.Gone(req.NamespacedName)

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,6 +27,8 @@ type Event struct {
 	Message string
 	// Metadata become annotations of the Kubernetes event; the keys are prefixed with the kind's API group.
 	Metadata map[string]string
+
+	turn Turn
 }
 
 // Recorder is the one way by which events leave a reconciler.
@@ -53,6 +56,15 @@ func (r *Recorder) Telling(bus *Bus, reporter Reporter) *Recorder {
 
 // Record sends the event. It never blocks.
 func (r *Recorder) Record(about runtime.Object, e Event) {
+	metadata := userMetadataOf(about)
+	maps.Copy(metadata, e.Metadata)
+	message := cut(e.Message, maxEventMessage)
+	r.kubernetes.AnnotatedEventf(about, metadata, e.Type, e.Reason, "%s", message)
+	r.tell(about, metadata, e, message)
+}
+
+// userMetadataOf returns the annotations that users want to find in the events of an object.
+func userMetadataOf(about runtime.Object) map[string]string {
 	metadata := map[string]string{}
 	if object, err := apimeta.Accessor(about); err == nil {
 		for key, value := range object.GetAnnotations() {
@@ -61,10 +73,7 @@ func (r *Recorder) Record(about runtime.Object, e Event) {
 			}
 		}
 	}
-	maps.Copy(metadata, e.Metadata)
-	message := cut(e.Message, maxEventMessage)
-	r.kubernetes.AnnotatedEventf(about, metadata, e.Type, e.Reason, "%s", message)
-	r.tell(about, metadata, e, message)
+	return metadata
 }
 
 // tell tells the event on the bus.
@@ -78,8 +87,23 @@ func (r *Recorder) tell(about runtime.Object, metadata map[string]string, e Even
 	}
 	r.bus.tell(News{
 		InvolvedObject: *involved, Severity: severityOf(e.Type), Message: message, Reason: e.Reason, Metadata: metadata,
-		ReportingController: r.reporter.Controller, ReportingInstance: r.reporter.Instance,
+		ReportingController: r.reporter.Controller, ReportingInstance: r.reporter.Instance, Turn: e.turn,
 	})
+}
+
+// turn tells inside the process that an object has begun to fail or does so no more. Kubernetes has the condition itself.
+func (r *Recorder) turn(about Object, to Turn, metadata map[string]string) {
+	ready := Condition(about, meta.ReadyCondition)
+	if r.bus == nil || ready == nil {
+		return
+	}
+	kind := corev1.EventTypeNormal
+	if to == TurnedBad {
+		kind = corev1.EventTypeWarning
+	}
+	with := userMetadataOf(about)
+	maps.Copy(with, metadata)
+	r.tell(about, with, Event{Type: kind, Reason: ready.Reason, turn: to}, ready.Message)
 }
 
 // cut shortens a message to at most limit bytes and an ellipsis, between two characters.

@@ -7,11 +7,18 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	gotoken "go/token"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +26,7 @@ import (
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/time/rate"
 )
 
 // endless is a body without an end, which counts what is read of it.
@@ -128,6 +136,21 @@ func TestA34_ProofBeforeBody(t *testing.T) {
 	}
 }
 
+// TestA34_SealBeforeParsing: nothing of a body is parsed before its signature is known to be right: what is forged is refused as such,
+// even if it is no JSON.
+func TestA34_SealBeforeParsing(t *testing.T) {
+	for _, name := range []string{"github", "generic-hmac sha256", "bitbucket", "nexus"} {
+		w, s := newIdleWorld(t), senders[name]
+		r := newReceiver(s.kind)
+		r.Spec.ResourceFilter = "req.a != ''"
+		body := []byte(strings.Repeat("[", 100_000))
+		status, text := w.do(post(w.add(r), body, s.header(body, "another")))
+		if status != http.StatusBadRequest || !strings.Contains(text, errForged.Error()) {
+			t.Errorf("%s: %d %s", name, status, text)
+		}
+	}
+}
+
 // TestA34_MemoryIsShared: payloads that have begun to come hold no more than maxHeld together; who comes when all is taken is
 // told to come later.
 func TestA34_MemoryIsShared(t *testing.T) {
@@ -144,12 +167,85 @@ func TestA34_MemoryIsShared(t *testing.T) {
 	}
 }
 
-// TestA34_Replay: what was genuine once is genuine again, since senders deliver again when they are asked to. All that it can
-// do is to have a source looked at once more, at most once a second.
+// TestA34_Replay: what was delivered once is refused when it comes again, whoever sends it and whatever he writes into the headers,
+// and costs him and not the sender; a minute later it is taken once more, as when the sender is told to deliver it again.
 func TestA34_Replay(t *testing.T) {
+	for name, delivery := range map[string]string{"github": "X-GitHub-Delivery", "gitea as github": "X-GitHub-Delivery", "bitbucket": "X-Request-Id", "nexus": "X-Nexus-Webhook-Delivery"} {
+		w, s := newIdleWorld(t), senders[name]
+		w.hooks = newBuckets(pace{0, 3}) // what is refused takes nothing of what is there for genuine hooks
+		clock := time.Now()
+		w.replays.now = func() time.Time { return clock }
+		path, body := w.add(newReceiver(s.kind)), payload(t, s.payload)
+		genuine := s.header(body, token)
+		genuine[delivery] = "72d3162e-cc78-11e3-81ab-4c9367dc0958"
+		from := func(who string, body []byte, header map[string]string) int {
+			c := post(path, body, header)
+			c.from = who
+			status, _ := w.do(c)
+			return status
+		}
+		if status := from("192.0.2.1:1", body, genuine); status != http.StatusOK {
+			t.Fatalf("%s: %d", name, status)
+		}
+		answers := map[int]int{}
+		for i := range 10 * defaultPaces().failure.burst {
+			header := maps.Clone(genuine)
+			switch i % 3 {
+			case 0:
+				delete(header, delivery)
+			case 1:
+				header[delivery] = fmt.Sprint(i)
+			}
+			for key, value := range header {
+				if strings.Contains(key, "Signature") && i%2 == 0 {
+					kind, sum, found := strings.Cut(value, "=")
+					if header[key] = kind + "=" + strings.ToUpper(sum); !found {
+						header[key] = strings.ToUpper(value)
+					}
+				}
+			}
+			answers[from("192.0.2.66:1", body, header)]++
+		}
+		if answers[409] < defaultPaces().failure.burst || answers[429] == 0 || answers[409]+answers[429] != 10*defaultPaces().failure.burst {
+			t.Errorf("%s: replays: %v", name, answers)
+		}
+		next := bytes.ReplaceAll(body, []byte("shop"), []byte("shap"))
+		if status := from("192.0.2.1:1", next, s.header(next, token)); status != http.StatusOK {
+			t.Errorf("%s: the next hook: %d", name, status)
+		}
+		clock = clock.Add(replayApart)
+		if status := from("192.0.2.1:1", body, genuine); status != http.StatusOK {
+			t.Errorf("%s: delivered again a minute later: %d", name, status)
+		}
+		if status := from("192.0.2.1:1", body, genuine); status != http.StatusConflict {
+			t.Errorf("%s: and again: %d", name, status)
+		}
+		if len(w.jobs) != 3 {
+			t.Errorf("%s: %d are acted on", name, len(w.jobs))
+		}
+	}
+}
+
+// TestA34_NotTakenIsNoReplay: what the agent had no room for may come again at once.
+func TestA34_NotTakenIsNoReplay(t *testing.T) {
+	w, s := newIdleWorld(t), senders["github"]
+	path, body := w.add(newReceiver(s.kind)), payload(t, s.payload)
+	w.jobs = make(chan job)
+	if status, _ := w.do(post(path, body, s.header(body, token))); status != http.StatusServiceUnavailable {
+		t.Fatalf("%d", status)
+	}
+	w.jobs = make(chan job, 1)
+	if status, text := w.do(post(path, body, s.header(body, token))); status != http.StatusOK {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+// TestA34_ReplayIsBounded: where different things may be told in the same words, the same is taken again; all that it can do is to
+// have a source looked at once more, at most once a second, and the Receiver's pace bounds it.
+func TestA34_ReplayIsBounded(t *testing.T) {
 	w := newWorld(t, repository("demo", "shop", nil))
-	path, body := w.add(newReceiver("github")), payload(t, "github-push.json")
-	header := senders["github"].header(body, token)
+	path, body := w.add(newReceiver("generic-hmac")), payload(t, "generic.json")
+	header := senders["generic-hmac sha256"].header(body, token)
 	answers := map[int]int{}
 	for range 2 * defaultPaces().hook.burst {
 		status, _ := w.do(post(path, body, header))
@@ -167,9 +263,26 @@ func TestA34_Replay(t *testing.T) {
 	}
 }
 
+// TestA34_ReplaysAreForgotten: what is remembered of payloads has an end.
+func TestA34_ReplaysAreForgotten(t *testing.T) {
+	r, clock := newReplays(), time.Now()
+	r.now = func() time.Time { return clock }
+	for i := range 2 * maxTaken {
+		r.remember(fmt.Sprint(i))
+	}
+	if len(r.taken) != maxTaken || len(r.oldest) != maxTaken || !r.seen(fmt.Sprint(2*maxTaken-1)) || r.seen("0") {
+		t.Errorf("%d are remembered, in a queue of %d", len(r.taken), len(r.oldest))
+	}
+	clock = clock.Add(replayApart)
+	if r.seen(fmt.Sprint(2*maxTaken-1)) || len(r.taken) != 0 || len(r.oldest) != 0 {
+		t.Errorf("%d are remembered, in a queue of %d", len(r.taken), len(r.oldest))
+	}
+}
+
 // TestA35_UnknownPaths: a path that is not known costs no reading, no memory and no other caller anything (faults.md A35).
 func TestA35_UnknownPaths(t *testing.T) {
 	w := newIdleWorld(t)
+	w.strangers = rate.NewLimiter(0, 10*defaultPaces().miss.burst) // is not used up by one address
 	path, body := w.add(newReceiver("generic-hmac")), payload(t, "generic.json")
 	answers := map[int]int{}
 	for i := range 10_000 {
@@ -183,6 +296,9 @@ func TestA35_UnknownPaths(t *testing.T) {
 	if answers[404] < defaultPaces().miss.burst || answers[429] < 5000 || answers[404]+answers[429] != 10_000 {
 		t.Errorf("answers: %v", answers)
 	}
+	if status, _ := w.do(call{path: "/hook/x", from: "192.0.2.9:1"}); status != http.StatusNotFound {
+		t.Errorf("another address: %d", status)
+	}
 	c := post(path, body, senders["generic-hmac sha256"].header(body, token))
 	c.from = "192.0.2.1:2" // behind the same proxy, say
 	if status, text := w.do(c); status != http.StatusOK {
@@ -195,6 +311,87 @@ func TestA35_UnknownPaths(t *testing.T) {
 	if len(w.misses.by) > maxKnown || w.misses.recent.Len() != len(w.misses.by) {
 		t.Errorf("%d callers are remembered", len(w.misses.by))
 	}
+}
+
+// TestA35_ManyStrangers: many addresses together miss no more often than at a pace before they are told to go away.
+func TestA35_ManyStrangers(t *testing.T) {
+	w := newIdleWorld(t)
+	path := w.add(newReceiver("generic"))
+	answers := map[int]int{}
+	for i := range 10_000 {
+		status, _ := w.do(call{path: fmt.Sprintf("/hook/%064x", i), from: fmt.Sprintf("198.51.%d.%d:1", i/256, i%256)})
+		answers[status]++
+	}
+	if p := defaultPaces().strangers; answers[404] < p.burst || answers[429] < 5000 || answers[404]+answers[429] != 10_000 {
+		t.Errorf("answers: %v", answers)
+	}
+	if status, text := w.do(post(path, nil, nil)); status != http.StatusOK {
+		t.Errorf("a genuine hook: %d %s", status, text)
+	}
+}
+
+// TestA35_NewConnections: of 10,000 connections in a second or two, each for one request to a path that there is not, only those are
+// read that the pace of one address lets in; the rest is closed, and who is connected already is answered.
+func TestA35_NewConnections(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newIdleWorld(t)
+	path := w.add(newReceiver("generic"))
+	var read atomic.Int64
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(res http.ResponseWriter, req *http.Request) {
+		if req.URL.Path != path {
+			read.Add(1)
+		}
+		w.ServeHTTP(res, req)
+	})}
+	served := make(chan error, 1)
+	began := time.Now()
+	go func() { served <- server.Serve(Guard(listener)) }()
+	url := "http://" + listener.Addr().String()
+	kept := &http.Client{Transport: &http.Transport{}}
+	ask := func() (int, error) {
+		res, err := kept.Post(url+path, jsonType, strings.NewReader("{}"))
+		if err != nil {
+			return 0, err
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		return res.StatusCode, errors.Join(err, res.Body.Close())
+	}
+	if status, err := ask(); status != http.StatusOK || err != nil {
+		t.Fatalf("before: %d, %v", status, err)
+	}
+	const callers, each = 20, 500
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for range each {
+				conn, err := net.Dial("tcp", listener.Addr().String())
+				if err != nil {
+					continue // the queue of the listener is full
+				}
+				_, _ = io.WriteString(conn, "POST /hook/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") // it may be closed already
+				_, _ = io.Copy(io.Discard, conn)
+				conn.Close()
+			}
+		})
+	}
+	if status, err := ask(); status != http.StatusOK || err != nil {
+		t.Errorf("meanwhile: %d, %v", status, err)
+	}
+	all.Wait()
+	took := time.Since(began)
+	if status, err := ask(); status != http.StatusOK || err != nil {
+		t.Errorf("after: %d, %v", status, err)
+	}
+	p := defaultPaces().connection
+	if n, most := read.Load(), int64(p.burst)+int64(took.Seconds()*float64(p.rate))+1; n > most || n < int64(p.burst)/2 {
+		t.Errorf("%d requests were read in %s, at most %d are to be", n, took, most)
+	}
+	kept.CloseIdleConnections()
+	server.Close()
+	<-served
 }
 
 // TestA35_Failures: who fails again and again is no longer listened to, for that path; others are.
@@ -249,7 +446,7 @@ func TestA35_Connections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guard{Listener: listener, pace: newBuckets(pace{0, 4}), all: 2, each: 2, open: map[string]int{}}
+	g := &guard{Listener: listener, pace: newBuckets(pace{0, 4}), everyone: rate.NewLimiter(rate.Inf, 0), all: 2, each: 3, open: map[string]int{}}
 	in, ended := make(chan net.Conn), make(chan error, 1)
 	go func() {
 		for {
@@ -315,6 +512,116 @@ func TestA35_RoomForOthers(t *testing.T) {
 	if g.total != 0 || len(g.open) != 0 {
 		t.Errorf("%d connections are counted, of %v", g.total, g.open)
 	}
+}
+
+// TestA35_Overall: hooks of all callers to paths that are known are judged at a pace, and what is too much is told to come later.
+func TestA35_Overall(t *testing.T) {
+	w := newIdleWorld(t)
+	w.overall = rate.NewLimiter(0, 2)
+	path := w.add(newReceiver("generic"))
+	for i, want := range []int{200, 200, 503} {
+		unread := &endless{}
+		c := call{path: path, from: fmt.Sprintf("192.0.2.%d:1", i), body: io.LimitReader(unread, 10), length: 10}
+		if status, _ := w.do(c); status != want || want == 503 && unread.read != 0 {
+			t.Errorf("hook %d: %d, %d bytes read", i, status, unread.read)
+		}
+	}
+}
+
+// TestA35_Everyone: connections of any number of addresses are let in at a pace.
+func TestA35_Everyone(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := Guard(listener).(*guard)
+	if got, want := g.everyone.Burst(), defaultPaces().connections.burst; got != want || g.everyone.Limit() != defaultPaces().connections.rate {
+		t.Errorf("at a pace of %v, %d at once", g.everyone.Limit(), got)
+	}
+	g.everyone = rate.NewLimiter(0, 1)
+	accepted, ended := make(chan net.Conn, 2), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := g.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- conn
+		}
+	}()
+	for i := range 2 {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i == 0 {
+			<-accepted // and it stays open
+			continue
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("one too many is let in")
+		}
+	}
+	listener.Close()
+	<-ended
+}
+
+// TestA34_ConstantTime: nothing that a caller must know is compared in a time that tells how much of it is right. It looks at the code,
+// since a difference of nanoseconds cannot be measured reliably: tokens and signatures are compared by same and hmac.Equal alone.
+func TestA34_ConstantTime(t *testing.T) {
+	secrets := []string{"token", "given", "signature", "sum", "email"}
+	uses := map[string]bool{}
+	for _, file := range []string{"sender.go", "server.go", "oidc.go", "secret.go", "receivers.go", "index.go"} {
+		tree, err := parser.ParseFile(gotoken.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret := func(e ast.Node) (found bool) {
+			ast.Inspect(e, func(n ast.Node) bool {
+				if call, ok := n.(*ast.CallExpr); ok && name(call.Fun) == "len" {
+					return false
+				}
+				id, ok := n.(*ast.Ident)
+				found = found || ok && slices.Contains(secrets, id.Name)
+				return true
+			})
+			return found
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.BinaryExpr:
+				empty, ok := n.Y.(*ast.BasicLit)
+				if (n.Op == gotoken.EQL || n.Op == gotoken.NEQ) && !(ok && empty.Value == `""`) && (secret(n.X) || secret(n.Y)) && name(n.Y) != "nil" {
+					t.Errorf("%s: %s %s %s", file, name(n.X), n.Op, name(n.Y))
+				}
+			case *ast.CallExpr:
+				uses[name(n.Fun)] = true
+				if slices.Contains([]string{"bytes.Equal", "bytes.Compare", "strings.Compare", "strings.EqualFold", "bytes.HasPrefix", "slices.Equal"}, name(n.Fun)) && slices.ContainsFunc(n.Args, func(e ast.Expr) bool { return secret(e) }) {
+					t.Errorf("%s: %s of a secret", file, name(n.Fun))
+				}
+			}
+			return true
+		})
+	}
+	if !uses["subtle.ConstantTimeCompare"] || !uses["hmac.Equal"] {
+		t.Error("nothing is compared in constant time")
+	}
+}
+
+// name is an expression as far as it is a name.
+func name(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return name(e.X) + "." + e.Sel.Name
+	}
+	return "…"
 }
 
 // TestA35_Penance: who asks for nothing again and again waits for his answers, and when too many wait, his connection is closed.
@@ -417,7 +724,7 @@ func FuzzSeal(f *testing.F) {
 		}
 		header := http.Header{"Content-Type": {jsonType}}
 		header.Set(name, value)
-		if s.seal(header, body, []byte(token)) == nil {
+		if _, err := s.seal(header, body, []byte(token)); err == nil {
 			t.Errorf("%s: %s: %q was taken", kind, name, value)
 		}
 	})

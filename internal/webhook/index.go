@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -72,21 +73,33 @@ func (s *Server) understand(u *unstructured.Unstructured) *hook {
 	return h
 }
 
-// index finds hooks by their path.
+// index finds hooks by the digest of their path. For some types the path is all that a caller must know: how long it takes to look
+// for one tells something of digests at most, and so nothing of paths.
 type index struct {
 	mu     sync.RWMutex
-	byPath map[string]*hook
+	byPath map[digest]*hook
 	byKey  map[types.NamespacedName]*hook
 }
 
+type digest [sha256.Size]byte
+
+func digestOf(path string) digest { return sha256.Sum256([]byte(path)) }
+
+// maxPath is how long a path may be, in bytes; ours have some seventy.
+const maxPath = 256
+
 func newIndex() *index {
-	return &index{byPath: map[string]*hook{}, byKey: map[types.NamespacedName]*hook{}}
+	return &index{byPath: map[digest]*hook{}, byKey: map[types.NamespacedName]*hook{}}
 }
 
 func (i *index) find(path string) *hook {
+	if len(path) > maxPath {
+		return nil
+	}
+	key := digestOf(path)
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	return i.byPath[path]
+	return i.byPath[key]
 }
 
 // put takes in a Receiver as it is now.
@@ -96,7 +109,7 @@ func (i *index) put(h *hook) {
 	i.remove(h.key)
 	i.byKey[h.key] = h
 	if h.path != "" {
-		i.byPath[h.path] = h
+		i.byPath[digestOf(h.path)] = h
 	}
 }
 
@@ -109,8 +122,11 @@ func (i *index) drop(key types.NamespacedName) {
 func (i *index) remove(key types.NamespacedName) {
 	was := i.byKey[key]
 	delete(i.byKey, key)
-	if was != nil && i.byPath[was.path] == was {
-		delete(i.byPath, was.path)
+	if was == nil {
+		return
+	}
+	if path := digestOf(was.path); i.byPath[path] == was {
+		delete(i.byPath, path)
 	}
 }
 

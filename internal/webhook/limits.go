@@ -51,12 +51,17 @@ type paces struct {
 	failure pace
 	// miss bounds the calls of one address to paths that are not known, before they are told to go away.
 	miss pace
-	// connection bounds the connections of one address: beyond it they are closed unread.
-	connection pace
+	// strangers bounds the same of all addresses together.
+	strangers pace
+	// connection bounds the connections of one address: beyond it they are closed unread. connections does so for all together.
+	connection, connections pace
 }
 
 func defaultPaces() paces {
-	return paces{overall: pace{500, 2000}, hook: pace{50, 400}, failure: pace{2, 20}, miss: pace{10, 50}, connection: pace{200, 1000}}
+	return paces{
+		overall: pace{500, 2000}, hook: pace{50, 400}, failure: pace{2, 20}, miss: pace{10, 50}, strangers: pace{200, 1000},
+		connection: pace{200, 1000}, connections: pace{1000, 4000},
+	}
 }
 
 // buckets count calls by a key, as tokens that are taken from a bucket and come back at a pace. Of keys that were not seen
@@ -118,15 +123,20 @@ func caller(remote string) string {
 	return network.String()
 }
 
-// Guard bounds the connections of a listener: those of all by number, those of one address by pace. What is too much is
+// Guard bounds the connections of a listener by number and by pace: those of all, and those of one address. What is too much is
 // closed before anything is read.
 func Guard(l net.Listener) net.Listener {
-	return &guard{Listener: l, pace: newBuckets(defaultPaces().connection), all: maxConnections, each: maxOfOne, open: map[string]int{}}
+	p := defaultPaces()
+	return &guard{
+		Listener: l, pace: newBuckets(p.connection), everyone: rate.NewLimiter(p.connections.rate, p.connections.burst),
+		all: maxConnections, each: maxOfOne, open: map[string]int{},
+	}
 }
 
 type guard struct {
 	net.Listener
 	pace      *buckets
+	everyone  *rate.Limiter
 	all, each int // how many connections there may be
 
 	mu    sync.Mutex
@@ -163,7 +173,7 @@ func (g *guard) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		who := caller(conn.RemoteAddr().String())
-		if g.pace.take(who) && g.enter(who) {
+		if g.pace.take(who) && g.everyone.Allow() && g.enter(who) {
 			return &guarded{Conn: conn, leave: sync.OnceFunc(func() { g.leave(who) })}, nil
 		}
 		conn.Close()

@@ -72,6 +72,9 @@ type Server struct {
 	misses   *buckets
 	grumble  *rate.Limiter // of the log, about hooks that are refused
 	waiting  chan struct{} // one for each caller that does penance
+	// strangers is the pace of misses of all callers together: beyond it they do penance, too.
+	strangers *rate.Limiter
+	replays   *replays
 }
 
 // job is a hook that was answered and is to be acted on.
@@ -79,6 +82,8 @@ type job struct {
 	hook *hook
 	look look
 	done func() // gives back what the payload holds of the memory
+	// payload names what was sent, if it was signed.
+	payload string
 }
 
 // NewServer returns a server that knows no Receiver yet; Run has it know them.
@@ -90,6 +95,7 @@ func NewServer(o Options) *Server {
 		held:    semaphore.NewWeighted(maxHeld), jobs: make(chan job, maxJobs),
 		overall: rate.NewLimiter(p.overall.rate, p.overall.burst), hooks: newBuckets(p.hook), failures: newBuckets(p.failure), misses: newBuckets(p.miss),
 		grumble: rate.NewLimiter(1, 20), waiting: make(chan struct{}, maxPenance),
+		strangers: rate.NewLimiter(p.strangers.rate, p.strangers.burst), replays: newReplays(),
 	}
 	s.metered = Metered(o.Registry, "gotk_receiver_http_", "/hook/", http.HandlerFunc(s.serve))
 	return s
@@ -146,6 +152,7 @@ var (
 	errTooLarge   = fmt.Errorf("the payload has more than %d bytes", maxBody)
 	errEncoding   = errors.New("payloads are taken as they are, without a Content-Encoding")
 	errCutOff     = errors.New("the payload did not come to its end in time")
+	errReplayed   = fmt.Errorf("this payload was taken already; delivered again, it is taken %s after that", replayApart)
 	errEvent      = errors.New("spec.events does not list this event")
 )
 
@@ -190,7 +197,7 @@ func (s *Server) find(w http.ResponseWriter, req *http.Request) (*hook, error) {
 		return h, nil
 	case !s.synced.Load():
 		return nil, refuse(http.StatusServiceUnavailable, errStarting)
-	case !s.misses.take(caller(req.RemoteAddr)):
+	case !s.misses.take(caller(req.RemoteAddr)), !s.strangers.Allow():
 		s.delay(w, req)
 		return nil, refuse(http.StatusTooManyRequests, errTooMany)
 	}
@@ -234,11 +241,18 @@ func (s *Server) take(w http.ResponseWriter, req *http.Request, h *hook) error {
 		s.failures.take(who)
 		return refuse(http.StatusBadRequest, err)
 	}
+	if errors.Is(err, errReplayed) {
+		s.failures.take(who)
+		return refuse(http.StatusConflict, err)
+	}
 	if err != nil || j.hook == nil {
 		return err // with no hook there is nothing to do: somebody has tried whether we are there
 	}
 	select {
 	case s.jobs <- j:
+		if h.sender.delivered(req.Header) {
+			s.replays.remember(j.payload)
+		}
 		s.options.Log.Info("hook taken", append(h.describe(), "event", cut(req.Header.Get(h.sender.event)))...)
 		return nil
 	default:
@@ -253,7 +267,7 @@ func (s *Server) judge(w http.ResponseWriter, req *http.Request, h *hook) (_ job
 	if err != nil {
 		return job{}, refuse(http.StatusServiceUnavailable, errNotReady)
 	}
-	if h.receiver.GetWebhookPath(string(data.token)) != h.path {
+	if !same([]byte(h.receiver.GetWebhookPath(string(data.token))), []byte(h.path)) {
 		// The token is another than the path was made of: who knows the old one is told nothing by it any more.
 		s.options.Requests.Waker(api.ReceiverKind).Wake(h.key)
 		return job{}, refuse(http.StatusNotFound, errNoSuchPath)
@@ -275,8 +289,13 @@ func (s *Server) judge(w http.ResponseWriter, req *http.Request, h *hook) (_ job
 	}()
 	j.done = done
 	if h.sender.seal != nil {
-		if err := h.sender.seal(req.Header, body, data.token); err != nil {
+		sum, err := h.sender.seal(req.Header, body, data.token)
+		if err != nil {
 			return job{}, err
+		}
+		j.payload = h.path + string(sum)
+		if s.replays.seen(j.payload) {
+			return job{}, errReplayed
 		}
 	}
 	if !s.hooks.take(h.path) {

@@ -42,16 +42,23 @@ type triggers struct {
 	queue    workqueue.TypedRateLimitingInterface[target]
 	now      func() time.Time
 
-	mu  sync.Mutex
-	due map[target]time.Time // when an object was to be looked at last, or is going to be
-	by  map[target]*hook     // whose hook has wanted what is queued
+	mu     sync.Mutex
+	due    map[target]time.Time // when an object was to be looked at last, or is going to be
+	wishes map[target]wish      // of what is queued
+}
+
+// wish is that an object be looked at again.
+type wish struct {
+	by *hook // whose hook it was
+	// token is set when it has been granted in this process, and only the annotation is still to be written.
+	token string
 }
 
 func newTriggers(o Options) *triggers {
 	return &triggers{
 		client: o.Client, requests: o.Requests, recorder: o.Recorder, options: o, now: time.Now,
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[target](time.Second, time.Minute)),
-		due:   map[target]time.Time{}, by: map[target]*hook{},
+		due:   map[target]time.Time{}, wishes: map[target]wish{},
 	}
 }
 
@@ -61,7 +68,7 @@ func (t *triggers) want(o target, by *hook) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	t.by[o] = by
+	t.wishes[o] = wish{by: by}
 	at := t.due[o]
 	switch {
 	case now.Sub(at) >= apart:
@@ -75,15 +82,24 @@ func (t *triggers) want(o target, by *hook) {
 	}
 }
 
-// take returns whose hook has wanted an object, and forgets what was looked at long ago.
-func (t *triggers) take(o target) *hook {
+// take returns the wish for an object, unless it was granted meanwhile, and forgets what was looked at long ago.
+func (t *triggers) take(o target) (wish, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
 	maps.DeleteFunc(t.due, func(_ target, at time.Time) bool { return now.Sub(at) >= apart })
-	by := t.by[o]
-	delete(t.by, o)
-	return by
+	w, ok := t.wishes[o]
+	delete(t.wishes, o)
+	return w, ok
+}
+
+// putBack has a wish tried again, unless there is a newer one, which includes it.
+func (t *triggers) putBack(o target, w wish) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, newer := t.wishes[o]; !newer {
+		t.wishes[o] = w
+	}
 }
 
 // run makes requests until ctx ends.
@@ -109,10 +125,15 @@ func (t *triggers) run(ctx context.Context) error {
 
 // make makes one request.
 func (t *triggers) make(ctx context.Context, o target) {
-	by := t.take(o)
-	token := metav1.NewTime(t.now()).String()
-	t.requests.Make(o.kind, o.key, token)
-	err := t.annotate(ctx, o, token)
+	w, wanted := t.take(o)
+	if !wanted {
+		return // it was queued twice, and looked at when the first came
+	}
+	if w.token == "" {
+		w.token = metav1.NewTime(t.now()).String()
+		t.requests.Make(o.kind, o.key, w.token)
+	}
+	err := t.annotate(ctx, o, w.token)
 	switch {
 	case err == nil:
 		t.queue.Forget(o)
@@ -121,11 +142,9 @@ func (t *triggers) make(ctx context.Context, o target) {
 		// The agent is stopping. The sources look at everything when it starts again.
 	case final(err) || t.queue.NumRequeues(o) >= maxRetries:
 		t.queue.Forget(o)
-		t.complain(by, err)
+		t.complain(w.by, err)
 	default:
-		t.mu.Lock()
-		t.by[o] = by
-		t.mu.Unlock()
+		t.putBack(o, w)
 		t.queue.AddRateLimited(o)
 	}
 }

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 
@@ -61,11 +63,15 @@ func TestBurst(t *testing.T) {
 	}
 	w := newWorld(t, objects...)
 	path := w.add(r)
+	pace, began := time.NewTicker(3*time.Millisecond), time.Now() // not all before the first is acted on
+	defer pace.Stop()
 	for i := range hooks {
+		<-pace.C
 		if status, text := w.do(post(path, nil, nil)); status != http.StatusOK {
 			t.Fatalf("hook %d: %d %s", i, status, text)
 		}
 	}
+	most := 2 + int(time.Since(began)/apart) // on a machine that takes more than a second for them
 	counts := map[string]int{}
 	for _, o := range w.wrote(sources) {
 		counts[o]++
@@ -84,7 +90,7 @@ func TestBurst(t *testing.T) {
 		t.Errorf("%d sources were requested", len(counts))
 	}
 	for o, n := range counts {
-		if n > 2 {
+		if n > most {
 			t.Errorf("%s was requested %d times", o, n)
 		}
 	}
@@ -176,6 +182,53 @@ func TestMissingObject(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Error("no event")
+}
+
+// TestRetry: an annotation that the API server does not take at first is written later, and the object, which was woken when the hook
+// came, is not woken again for that: it would be fetched with each attempt.
+func TestRetry(t *testing.T) {
+	w := newIdleWorld(t, repository("demo", "shop", nil))
+	refusals := 2
+	w.triggers.client = interceptor.NewClient(w.client.(client.WithWatch), interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			if refusals > 0 {
+				refusals--
+				return errors.New("out of order")
+			}
+			return c.Patch(ctx, o, p, opts...)
+		},
+	})
+	woken := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
+	defer woken.ShutDown()
+	if err := w.options.Requests.Waker(api.GitRepositoryKind).Start(t.Context(), woken); err != nil {
+		t.Fatal(err)
+	}
+	o := target{api.GitRepositoryKind, types.NamespacedName{Namespace: "demo", Name: "shop"}}
+	w.triggers.want(o, nil)
+	for refusals > 0 {
+		got, _ := w.triggers.queue.Get()
+		w.triggers.make(t.Context(), got)
+		w.triggers.queue.Done(got)
+		if woken.Len() > 0 {
+			one, _ := woken.Get()
+			woken.Done(one)
+			if refusals != 1 {
+				t.Error("woken once more for a second attempt")
+			}
+		}
+	}
+	w.triggers.want(o, nil) // another hook meanwhile is a wish of its own
+	got, _ := w.triggers.queue.Get()
+	w.triggers.make(t.Context(), got)
+	w.triggers.queue.Done(got)
+	if woken.Len() != 1 || w.triggers.queue.NumRequeues(o) != 0 {
+		t.Errorf("%d woken for another hook, %d attempts", woken.Len(), w.triggers.queue.NumRequeues(o))
+	}
+	w.wrote(1)
+	w.triggers.make(t.Context(), o) // queued twice
+	if len(w.written) != 0 {
+		t.Error("written for no hook")
+	}
 }
 
 // TestLevel: an object that is wanted while a request for it is being made is requested once more.
