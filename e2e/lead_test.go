@@ -37,7 +37,8 @@ func TestLeaderElection(t *testing.T) {
 	if err := first.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, lease := range []string{"source-controller-leader-election", "kustomize-controller-leader-election", "helm-controller-leader-election"} {
+	for _, controller := range []string{"source-controller", "kustomize-controller", "helm-controller", "notification-controller"} {
+		lease := controller + "-leader-election"
 		held := func(obj *unstructured.Unstructured) bool { return field(obj, "{.spec.holderIdentity}") != "" }
 		if _, err := cluster.Until(ctx, live.Ref{Kind: "leases.coordination.k8s.io", Namespace: namespace, Name: lease}, held); err != nil {
 			t.Fatal(err)

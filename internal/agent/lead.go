@@ -18,7 +18,10 @@ import (
 
 // leases are the names that Flux's controllers hold for the kinds we serve. Holding them keeps a Flux that is still
 // running, or that comes back, from acting on the same objects.
-var leases = []string{"source-controller-leader-election", "kustomize-controller-leader-election", "helm-controller-leader-election"}
+var leases = []string{
+	"source-controller-leader-election", "kustomize-controller-leader-election",
+	"helm-controller-leader-election", "notification-controller-leader-election",
+}
 
 // errLeadershipLost ends the agent: what another leader does from now on must not be mixed with what we would do.
 var errLeadershipLost = errors.New("lost a leader lease")
