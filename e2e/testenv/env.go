@@ -70,6 +70,39 @@ func Kubeconfig(t testing.TB) string {
 	return Shared(t).Kubeconfig
 }
 
+// Empty starts a control plane of its own for a test that has to have a whole one to itself: nothing is installed there, and it
+// ends with the test. It is always the embedded one.
+func Empty(t testing.TB) *Cluster {
+	t.Helper()
+	c, _ := own(t)
+	return c
+}
+
+// own starts a control plane that ends with the test.
+func own(t testing.TB) (*Cluster, *embedded) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	root, err := proc.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := startEmbedded(ctx, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	c := e.cluster()
+	if c.Cluster, err = live.Connect(c.Kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	return c, e
+}
+
 func open(ctx context.Context) (*Cluster, func() error, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -80,11 +113,11 @@ func open(ctx context.Context) (*Cluster, func() error, error) {
 	c := &Cluster{Kubeconfig: os.Getenv("E2E_KUBECONFIG")}
 	var stop func() error
 	if c.Kubeconfig == "" {
-		embedded, err := startEmbedded(ctx, root)
+		e, err := startEmbedded(ctx, root)
 		if err != nil {
 			return nil, nil, err
 		}
-		c.Kubeconfig, c.audit, stop = embedded.kubeconfig(), filepath.Join(embedded.dir, "audit.log"), embedded.remove
+		c, stop = e.cluster(), e.remove
 	}
 	if c.Cluster, err = live.Connect(c.Kubeconfig); err != nil {
 		return nil, stop, err
@@ -126,7 +159,10 @@ func (e *embedded) start(ctx context.Context) (err error) {
 	return nil
 }
 
-func (e *embedded) kubeconfig() string { return filepath.Join(e.dir, "kubeconfig") }
+// cluster returns it without a connection.
+func (e *embedded) cluster() *Cluster {
+	return &Cluster{Kubeconfig: filepath.Join(e.dir, "kubeconfig"), audit: filepath.Join(e.dir, "audit.log")}
+}
 
 func (e *embedded) remove() error { return errors.Join(e.process.Stop(), os.RemoveAll(e.dir)) }
 
@@ -136,29 +172,15 @@ type Restarting struct {
 	embedded *embedded
 }
 
-// NewRestarting starts a control plane that ends with the test.
+// NewRestarting starts a control plane with the CRDs of this repository, which ends with the test.
 func NewRestarting(t testing.TB) *Restarting {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
-	defer cancel()
+	c, e := own(t)
 	root, err := proc.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := startEmbedded(ctx, root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	c := &Cluster{Kubeconfig: e.kubeconfig()}
-	if c.Cluster, err = live.Connect(c.Kubeconfig); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.InstallCRDs(ctx, filepath.Join(root, "manifests", "crds")); err != nil {
+	if err := c.InstallCRDs(t.Context(), filepath.Join(root, "manifests", "crds")); err != nil {
 		t.Fatal(err)
 	}
 	return &Restarting{Cluster: c, embedded: e}
