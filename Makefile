@@ -11,16 +11,20 @@ FUZZTIME ?= 60s
 GOLANGCI := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cluster generate test unit fuzz e2e demo lint verify clean
+.PHONY: help build cluster cluster-node generate test unit fuzz e2e demo lint verify clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build the agent: bin/cleat
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cleat ./cmd/agent
 
 cluster: ## build the embedded control plane, bin/devcluster and bin/kwok, and bin/helm
 	@e2e/cluster/build.sh bin
+
+cluster-node: cluster ## build what `devcluster up --real-node` takes, and the images of its tests
+	@e2e/cluster/build.sh bin node
+	@$(GO) run ./e2e/images bin
 
 generate: ## write manifests/crds from the Flux API modules
 	cd manifests/generate && $(GO) run . -out ../crds
