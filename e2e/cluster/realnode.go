@@ -108,7 +108,7 @@ func prepareNode(dir layout) (*realNode, error) {
 		return nil, err
 	}
 	n := &realNode{dir: dir, lock: lock}
-	if err := errors.Join(removeLink(), removeCgroups()); err != nil { // of a run that was killed
+	if err := errors.Join(removeLink(), removeCgroups(), makeCgroups()); err != nil { // first what a run that was killed has left
 		return nil, err
 	}
 	return n, n.writeFiles()
@@ -171,40 +171,4 @@ func (u *upRun) openNode(context.Context) error {
 // gives the machine free.
 func (n *realNode) clear() error {
 	return errors.Join(removeLink(), removeCgroups(), n.lock.Close())
-}
-
-// removeCgroups removes the cgroups that the node's pods have left. They are
-// empty: no process of the node outlives its init.
-func removeCgroups() error {
-	roots, err := filepath.Glob("/sys/fs/cgroup/*/devcluster") // version 1: one tree for each controller
-	if err != nil {
-		return err
-	}
-	for _, root := range append(roots, "/sys/fs/cgroup/devcluster") {
-		if err := removeCgroup(root); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// removeCgroup removes the innermost first. The files in a cgroup go with it
-// and cannot be removed.
-func removeCgroup(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // version 1 lists one tree under several names
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return syscall.Rmdir(dir)
 }
