@@ -3,6 +3,12 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/cleat-dev/cleat/internal/agent.Version=$(VERSION)
 GO      ?= go
+DOCKER  ?= docker
+# What the image is called, which commit and time it says it is of, and what `make image-oci` makes it for.
+IMAGE     ?= ghcr.io/cleat-dev/cleat
+REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
+CREATED   ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PLATFORMS ?= linux/$(shell $(GO) env GOARCH)
 # Leaving time for the first build of a cold machine; a test that hangs is ended by its own deadline long before.
 TIMEOUT ?= 30m
 # How long `make fuzz` gives each target.
@@ -11,13 +17,27 @@ FUZZTIME ?= 60s
 GOLANGCI := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cluster cluster-node generate test unit fuzz e2e demo lint verify clean
+.PHONY: help build image image-oci image-same cluster cluster-node generate test unit fuzz e2e demo lint verify clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s
+", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build the agent: bin/cleat
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cleat ./cmd/agent
+
+image: ## build the container image with Docker
+	@$(DOCKER) info >/dev/null 2>&1 || \
+	{ echo "make image: no Docker answers here; make image-oci makes the same image without it" >&2; exit 1; }
+	DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+		--build-arg SOURCE_DATE_EPOCH=$(CREATED) $(IMAGE_FLAGS) -t $(IMAGE):$(VERSION) .
+
+image-oci: ## build it without Docker, for each of PLATFORMS: bin/image.tar, which ctr, podman and Docker load
+	$(GO) run ./cmd/image -name $(IMAGE):$(VERSION) -version $(VERSION) -revision '$(REVISION)' -created $(CREATED) \
+		-oci bin/image.tar $(PLATFORMS)
+
+image-same: image image-oci ## build it both ways, compare the two, and run it
+	CLEAT_IMAGE=$(IMAGE):$(VERSION) CLEAT_ARCHIVE=$(CURDIR)/bin/image.tar DOCKER=$(DOCKER) $(GO) test -count=1 -v -run TestDockerfile ./cmd/image
 
 cluster: ## build the embedded control plane, bin/devcluster and bin/kwok, and bin/helm
 	@e2e/cluster/build.sh bin

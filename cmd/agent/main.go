@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // An image holds no time zones, and charts ask for them: what is rendered must not depend on the machine.
 
 	"github.com/cleat-dev/cleat/internal/agent"
 )
