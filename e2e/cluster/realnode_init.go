@@ -94,6 +94,13 @@ func (n *nodeInit) mount() error {
 			return fmt.Errorf("mounting %s: %w", b.to, err)
 		}
 	}
+	// The machine's servers are out of reach, and whoever asked them would wait. Where the file is a link into /run there is nothing
+	// to mount over any more, and nobody who is asked.
+	if _, err := os.Stat("/etc/resolv.conf"); err == nil {
+		if err := unix.Mount("/var/lib/devcluster/resolv.conf", "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting /etc/resolv.conf: %w", err)
+		}
+	}
 	// Containers get copies of what is mounted later, which volumes need.
 	return unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
 }
