@@ -17,10 +17,10 @@ FUZZTIME ?= 60s
 GOLANGCI := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build image image-oci image-same cluster generate test unit fuzz e2e demo lint verify clean
+.PHONY: help build image image-oci image-same cluster cluster-node generate test unit fuzz e2e e2e-incluster demo lint verify clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build the agent: bin/cleat
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cleat ./cmd/agent
@@ -41,6 +41,10 @@ image-same: image image-oci ## build it both ways, compare the two, and run it
 cluster: ## build the embedded control plane, bin/devcluster and bin/kwok, and bin/helm
 	@e2e/cluster/build.sh bin
 
+cluster-node: cluster ## build what `devcluster up --real-node` takes, and the images of its tests
+	@e2e/cluster/build.sh bin node
+	@$(GO) run ./e2e/images bin
+
 generate: ## write manifests/crds from the Flux API modules
 	cd manifests/generate && $(GO) run . -out ../crds
 
@@ -56,7 +60,11 @@ fuzz: ## run every fuzz target for FUZZTIME, 60s unless set, one after the other
 	done
 
 e2e: build cluster ## run the end-to-end tests; E2E_KUBECONFIG names a cluster of yours instead of a new one
+	@bin/devcluster check-node || echo 'so the tests that take one are skipped'
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout $(TIMEOUT) ./e2e
+
+e2e-incluster: cluster-node image-oci ## run the agent as a pod of its own manifests, on a real node; needs root and containerd
+	E2E_IMAGE=$(CURDIR)/bin/image.tar CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout $(TIMEOUT) -run '^(TestRealNode|TestInCluster)$$' ./e2e
 
 demo: ## watch a Git commit become workloads; DEMO_EXIT=1 ends by itself, 0 if every step was seen
 	@echo "Compiling the demo (some minutes the first time; the agent shares most of it)" >&2

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds devcluster, kwok and the helm command into one folder: build.sh OUTDIR
+# With a second word, node, also the kubelet and kube-proxy of a real node: build.sh OUTDIR node
 #
 # Does nothing, in a moment, when each is newer than everything in its folder. What is out of date is left to the build cache of Go.
 set -eu
 
-if [ $# -ne 1 ]; then
-	echo "usage: $0 OUTDIR" >&2
+if [ $# -lt 1 ] || [ "${2:-node}" != node ]; then
+	echo "usage: $0 OUTDIR [node]" >&2
 	exit 2
 fi
 mkdir -p "$1"
@@ -41,6 +42,10 @@ version_flags() {
 if stale devcluster .; then
 	echo "building the control plane: about 6 minutes the first time, half a minute later" >&2
 	build devcluster . "$(version_flags)"
+fi
+if [ "${2:-}" = node ] && stale node node; then
+	echo "building the kubelet and kube-proxy: 3 minutes the first time, once the control plane is built" >&2
+	build node . "$(version_flags)" ./node
 fi
 if stale kwok kwok; then
 	echo "building kwok: about 2 minutes the first time" >&2

@@ -49,6 +49,8 @@ var identities = []identity{
 	{file: "kwok", user: "kwok", groups: []string{"system:masters"}},
 	{file: "kube-controller-manager", user: "system:kube-controller-manager"},
 	{file: "kube-scheduler", user: "system:kube-scheduler"},
+	{file: "kubelet", user: "system:node:" + realNodeName, groups: []string{"system:nodes"}},
+	{file: "kube-proxy", user: "system:kube-proxy"},
 }
 
 // ensurePKI creates what is missing in DIR/pki, or no longer valid, and keeps
@@ -104,12 +106,23 @@ func (a *authority) ensureLeaf(name string, template *x509.Certificate) error {
 	roots.AddCert(a.cert)
 	if cert, err := readCert(a.dir.pki(name + ".crt")); err == nil {
 		opts := x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-		if _, err := cert.Verify(opts); err == nil && samePublicKey(cert.PublicKey, key.Public()) {
+		if _, err := cert.Verify(opts); err == nil && samePublicKey(cert.PublicKey, key.Public()) && covers(cert, template) {
 			return nil
 		}
 	}
 	_, err = a.sign(name, template, key.Public())
 	return err
+}
+
+// covers says whether a certificate is for all addresses that it shall be for:
+// the folder may come from a version that knew fewer.
+func covers(cert, template *x509.Certificate) bool {
+	for _, ip := range template.IPAddresses {
+		if cert.VerifyHostname(ip.String()) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *authority) owns(cert *x509.Certificate) bool {
@@ -145,7 +158,7 @@ func servingTemplate() *x509.Certificate {
 			"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc.cluster.local",
 		},
-		IPAddresses: []net.IP{net.ParseIP("127.0.0.1"), net.ParseIP(firstServiceIP)},
+		IPAddresses: []net.IP{net.ParseIP("127.0.0.1"), net.ParseIP(firstServiceIP), net.ParseIP(hostIP)},
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 //go:embed audit-policy.yaml
@@ -17,30 +19,43 @@ type command struct {
 	name string   // of the component and of its log
 	path string   // of the binary
 	args []string // without the binary's name
+
+	// For the init of a real node.
+	stdin      *os.File // nil for none
+	namespaces uintptr  // that it gets for itself: CLONE_NEW…
 }
 
 // commands builds the command lines of one cluster.
 type commands struct {
-	self  string // this binary, which contains all components but kwok
-	kwok  string
-	dir   layout
-	ports ports
-	audit bool
+	binaries
+	dir      layout
+	ports    ports
+	audit    bool
+	realNode bool
 }
 
-// findBinaries looks for kwok beside this executable, where build.sh puts it.
-func findBinaries() (self, kwok string, err error) {
-	self, err = os.Executable()
+// binaries are the files that build.sh puts into one folder.
+type binaries struct {
+	self  string // this one, which contains all components but kwok and those of a real node
+	kwok  string
+	node  string // the kubelet and kube-proxy; only on demand
+	pause string // an archive of the image of a real node's sandboxes; only on demand
+}
+
+// findBinaries looks for kwok beside this executable.
+func findBinaries() (binaries, error) {
+	self, err := os.Executable()
 	if err != nil {
-		return "", "", err
+		return binaries{}, err
 	}
-	kwok = filepath.Join(filepath.Dir(self), "kwok")
-	if _, err := os.Stat(kwok); errors.Is(err, fs.ErrNotExist) {
-		return "", "", fmt.Errorf("no %s: build both binaries into one folder with e2e/cluster/build.sh OUTDIR", kwok)
+	dir := filepath.Dir(self)
+	b := binaries{self: self, kwok: filepath.Join(dir, "kwok"), node: filepath.Join(dir, "node"), pause: filepath.Join(dir, "pause.tar")}
+	if _, err := os.Stat(b.kwok); errors.Is(err, fs.ErrNotExist) {
+		return binaries{}, fmt.Errorf("no %s: build both binaries into one folder with e2e/cluster/build.sh OUTDIR", b.kwok)
 	} else if err != nil {
-		return "", "", err
+		return binaries{}, err
 	}
-	return self, kwok, nil
+	return b, nil
 }
 
 // part is a component that is inside this binary.
@@ -68,11 +83,9 @@ func (c commands) etcd() command {
 func (c commands) apiServer() command {
 	args := []string{
 		"--etcd-servers=http://" + hostPort(c.ports.EtcdClient),
-		"--bind-address=127.0.0.1",
-		"--advertise-address=127.0.0.1",
+		"--bind-address=" + c.host(),
+		"--advertise-address=" + c.host(),
 		fmt.Sprintf("--secure-port=%d", c.ports.APIServer),
-		// Loopback addresses are not allowed in Endpoints, and no pod runs that would use them.
-		"--endpoint-reconciler-type=none",
 		"--service-cluster-ip-range=" + serviceCIDR,
 		"--tls-cert-file=" + c.dir.pki("kube-apiserver.crt"),
 		"--tls-private-key-file=" + c.dir.pki("kube-apiserver.key"),
@@ -84,6 +97,17 @@ func (c commands) apiServer() command {
 		"--allow-privileged=true",
 		"--profiling=false",
 	}
+	if c.realNode {
+		args = append(args,
+			// For logs, exec and port-forward. The node's name is nothing that this machine could look up.
+			"--kubelet-client-certificate="+c.dir.pki("admin.crt"),
+			"--kubelet-client-key="+c.dir.pki("admin.key"),
+			"--kubelet-preferred-address-types=InternalIP",
+		)
+	} else {
+		// Loopback addresses are not allowed in Endpoints, and no pod runs that would use them.
+		args = append(args, "--endpoint-reconciler-type=none")
+	}
 	if c.audit {
 		args = append(args,
 			"--audit-policy-file="+c.auditPolicyFile(),
@@ -93,6 +117,18 @@ func (c commands) apiServer() command {
 		)
 	}
 	return c.part("kube-apiserver", args...)
+}
+
+// host is where the API server listens: where pods reach it if there are any.
+func (c commands) host() string {
+	if c.realNode {
+		return hostIP
+	}
+	return "127.0.0.1"
+}
+
+func (c commands) server() string {
+	return "https://" + net.JoinHostPort(c.host(), strconv.Itoa(c.ports.APIServer))
 }
 
 func (c commands) auditPolicyFile() string { return c.dir.path("audit-policy.yaml") }
@@ -123,6 +159,8 @@ func (c commands) scheduler() command {
 		"--kube-api-burst=2000",
 	)
 }
+
+func (c commands) nodeInit() command { return c.part("node", string(c.dir), c.node, c.pause) }
 
 func (c commands) kwokNodes() command {
 	return command{name: "kwok", path: c.kwok, args: []string{

@@ -11,6 +11,9 @@
 // a second binary with a module of its own (folder kwok), since it is built
 // against an older Kubernetes than the one that is served here.
 //
+// Asked for a real node, devcluster runs a kubelet, kube-proxy and containerd
+// instead of kwok, in namespaces of their own (realnode.go). That needs root.
+//
 // This folder is a module of its own, so that k8s.io/kubernetes never enters
 // the module graph of the agent.
 //

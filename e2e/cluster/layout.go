@@ -14,9 +14,13 @@ func (l layout) path(elem ...string) string {
 	return filepath.Join(append([]string{string(l)}, elem...)...)
 }
 
-func (l layout) kubeconfig() string           { return l.path("kubeconfig") }
-func (l layout) pki(name string) string       { return l.path("pki", name) }
-func (l layout) log(component string) string  { return l.path("logs", component+".log") }
+func (l layout) kubeconfig() string          { return l.path("kubeconfig") }
+func (l layout) pki(name string) string      { return l.path("pki", name) }
+func (l layout) log(component string) string { return l.path("logs", component+".log") }
+
+// What runs on a real node sees the folder node/lib as /var/lib.
+func (l layout) nodeLib(name string) string   { return l.path("node", "lib", name) }
+func (l layout) containerdSocket() string     { return l.nodeLib("devcluster/containerd.sock") }
 func (l layout) clientConfig(u string) string { return l.path("pki", u+".kubeconfig") }
 
 // create makes the folders. Keys are in them, hence the mode.

@@ -9,6 +9,8 @@ import (
 const usage = `Usage:
   devcluster up --dir DIR [flags]   start a control plane and stay in the foreground
   devcluster kubectl ARGS…          kubectl of the same version
+  devcluster check-node             what this machine lacks for up --real-node, and 1; or nothing, and 0
+  devcluster load --dir DIR FILE…   give the images of archives to the real node of a running cluster
   devcluster up --help              the flags of up
 `
 
@@ -31,6 +33,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch args[0] {
 	case "up":
 		return up(args[1:], stdout, stderr)
+	case "check-node":
+		return checkNodeCommand(stdout)
+	case "load":
+		return load(args[1:], stderr)
 	case "help", "-h", "--help":
 		fmt.Fprint(stdout, usage)
 		return 0

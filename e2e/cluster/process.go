@@ -36,9 +36,13 @@ func start(c command, dir layout, ended func(*process)) (*process, error) {
 	cmd := exec.Command(c.path, c.args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = childEnv(dir)
+	if c.stdin != nil {
+		cmd.Stdin = c.stdin
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL,
-		Setpgid:   true, // Ctrl-C reaches devcluster only, which then stops the components in order
+		Cloneflags: c.namespaces,
+		Pdeathsig:  syscall.SIGKILL,
+		Setpgid:    true, // Ctrl-C reaches devcluster only, which then stops the components in order
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", c.name, err)

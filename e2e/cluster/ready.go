@@ -63,15 +63,15 @@ func ensureNodes(ctx context.Context, client kubernetes.Interface, count int) er
 
 func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }
 
-// awaitNodes returns when every node is held by the kwok of this run, is Ready
+// awaitNodes returns when every node is held by the kwok or the kubelet of this run, is Ready
 // and takes pods.
-func awaitNodes(ctx context.Context, client kubernetes.Interface, count int) error {
-	for i := range count {
+func awaitNodes(ctx context.Context, client kubernetes.Interface, names []string) error {
+	for _, name := range names {
 		leases := client.CoordinationV1().RESTClient()
-		if err := await(ctx, leases, "leases", corev1.NamespaceNodeLease, nodeName(i), &coordinationv1.Lease{}, exists); err != nil {
+		if err := await(ctx, leases, "leases", corev1.NamespaceNodeLease, name, &coordinationv1.Lease{}, exists); err != nil {
 			return err
 		}
-		if err := await(ctx, client.CoreV1().RESTClient(), "nodes", "", nodeName(i), &corev1.Node{}, isSchedulable); err != nil {
+		if err := await(ctx, client.CoreV1().RESTClient(), "nodes", "", name, &corev1.Node{}, isSchedulable); err != nil {
 			return err
 		}
 	}

@@ -38,6 +38,11 @@ func up(args []string, stdout, stderr io.Writer) int {
 	u := &upRun{options: o, cancel: cancel}
 	err = u.run(ctx, stdout)
 	u.stop()
+	if u.node != nil {
+		if clearErr := u.node.clear(); clearErr != nil {
+			err = fmt.Errorf("clearing what the node has left: %w", clearErr)
+		}
+	}
 	if errors.Is(err, errStopped) {
 		return 0
 	}
@@ -69,7 +74,8 @@ type upRun struct {
 	lock     *os.File              // prepare; kept, since closing it would free the folder
 	commands commands              // prepare
 	client   *kubernetes.Clientset // prepare
-	started  []*process            // startStore, startControllers; in order
+	node     *realNode             // prepare; nil without one
+	started  []*process            // startNode, startStore, startControllers; in order
 }
 
 // A step of the start. The component is whose log explains its failure.
@@ -79,9 +85,21 @@ type step struct {
 	do        func(context.Context) error
 }
 
-func (u *upRun) run(ctx context.Context, stdout io.Writer) error {
-	began := time.Now()
-	steps := []step{
+func (u *upRun) steps() []step {
+	if u.realNode {
+		return []step{
+			{"preparing the folder", "", u.prepare},
+			{"linking the node's network", "node", u.startNode}, // it waits then
+			{"starting etcd and the API server", "", u.startStore},
+			{"waiting for the API server", "kube-apiserver", u.awaitAPIServer},
+			{"freeing the nodes' leases", "kube-apiserver", u.ensureNodes},
+			{"starting the controllers and the scheduler", "", u.startControllers},
+			{"starting the node", "node", u.openNode},
+			{"waiting for the node", "kubelet", u.awaitNodes},
+			{"waiting for the default service account", "kube-controller-manager", u.awaitAccounts},
+		}
+	}
+	return []step{
 		{"preparing the folder", "", u.prepare},                                                 // certificates, ports, kubeconfigs
 		{"starting etcd and the API server", "", u.startStore},                                  // processes only
 		{"waiting for the API server", "kube-apiserver", u.awaitAPIServer},                      // /readyz
@@ -90,15 +108,19 @@ func (u *upRun) run(ctx context.Context, stdout io.Writer) error {
 		{"waiting for the nodes", "kwok", u.awaitNodes},                                         // Ready, no taints
 		{"waiting for the default service account", "kube-controller-manager", u.awaitAccounts}, // pods can be created
 	}
+}
+
+func (u *upRun) run(ctx context.Context, stdout io.Writer) error {
+	began := time.Now()
 	starting, done := context.WithTimeoutCause(ctx, u.readyTimeout,
 		fmt.Errorf("not done after %s: if the machine is busy, give a longer --ready-timeout", u.readyTimeout))
 	defer done()
-	for _, s := range steps {
+	for _, s := range u.steps() {
 		if err := s.do(starting); err != nil {
 			return u.explain(s, causeOf(starting, err))
 		}
 	}
-	fmt.Fprintf(stdout, "ready in %.1fs: %s, KUBECONFIG=%s\n", time.Since(began).Seconds(), u.server(), u.dir.kubeconfig())
+	fmt.Fprintf(stdout, "ready in %.1fs: %s, KUBECONFIG=%s\n", time.Since(began).Seconds(), u.commands.server(), u.dir.kubeconfig())
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
@@ -142,11 +164,9 @@ func (e *endedError) Error() string {
 
 func (e *endedError) Unwrap() error { return e.err }
 
-func (u *upRun) server() string { return "https://" + hostPort(u.commands.ports.APIServer) }
-
 // prepare does all that needs no process.
 func (u *upRun) prepare(context.Context) error {
-	self, kwok, err := findBinaries()
+	found, err := findBinaries()
 	if err != nil {
 		return err
 	}
@@ -160,11 +180,19 @@ func (u *upRun) prepare(context.Context) error {
 	if err != nil {
 		return err
 	}
-	u.commands = commands{self: self, kwok: kwok, dir: u.dir, ports: ports, audit: u.audit}
+	u.commands = commands{binaries: found, dir: u.dir, ports: ports, audit: u.audit, realNode: u.realNode}
+	if u.realNode {
+		if err := checkNode(found); err != nil {
+			return err
+		}
+		if u.node, err = prepareNode(u.dir); err != nil {
+			return err
+		}
+	}
 	if err := ensurePKI(u.dir); err != nil {
 		return err
 	}
-	if err := writeKubeconfigs(u.dir, u.server()); err != nil {
+	if err := writeKubeconfigs(u.dir, u.commands.server()); err != nil {
 		return err
 	}
 	if err := writeFile(u.commands.auditPolicyFile(), auditPolicy); err != nil {
@@ -188,7 +216,11 @@ func (u *upRun) startStore(context.Context) error {
 }
 
 func (u *upRun) startControllers(context.Context) error {
-	return u.start(u.commands.controllerManager(), u.commands.scheduler(), u.commands.kwokNodes())
+	list := []command{u.commands.controllerManager(), u.commands.scheduler()}
+	if !u.realNode {
+		list = append(list, u.commands.kwokNodes())
+	}
+	return u.start(list...)
 }
 
 func (u *upRun) start(list ...command) error {
@@ -216,7 +248,14 @@ func (u *upRun) ensureNodes(ctx context.Context) error {
 }
 
 func (u *upRun) awaitNodes(ctx context.Context) error {
-	return awaitNodes(ctx, u.client, u.nodes)
+	if u.realNode {
+		return awaitNodes(ctx, u.client, []string{realNodeName})
+	}
+	var names []string
+	for i := range u.nodes {
+		names = append(names, nodeName(i))
+	}
+	return awaitNodes(ctx, u.client, names)
 }
 
 func (u *upRun) awaitAccounts(ctx context.Context) error {

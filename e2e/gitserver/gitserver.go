@@ -42,14 +42,19 @@ type Server struct {
 	deliveries []Delivery
 }
 
-// Start serves the bare repositories that are in root or that are made there later. With a username, both reading and
-// pushing ask for it and for the password.
+// Start serves the bare repositories that are in root or that are made there later, on loopback. With a username, both reading
+// and pushing ask for it and for the password.
 func Start(root, username, password string) (*Server, error) {
+	return StartAt("127.0.0.1", root, username, password)
+}
+
+// StartAt is Start on another address of this machine.
+func StartAt(host, root, username, password string) (*Server, error) {
 	out, err := run("", "--exec-path")
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}
