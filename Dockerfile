@@ -13,6 +13,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 COPY cmd cmd
 COPY internal internal
+COPY manifests manifests
 ARG TARGETOS TARGETARCH
 # The time of the image, in seconds since 1970. BuildKit knows it by this name; the files are of 1970, so that a layer is the same again.
 ARG VERSION=dev REVISION= SOURCE_DATE_EPOCH=0
