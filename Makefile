@@ -11,7 +11,7 @@ FUZZTIME ?= 60s
 GOLANGCI := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cluster generate test unit fuzz e2e demo lint verify clean
+.PHONY: help build cluster generate test unit fuzz e2e e2e-kind demo lint verify clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ fuzz: ## run every fuzz target for FUZZTIME, 60s unless set, one after the other
 
 e2e: build cluster ## run the end-to-end tests; E2E_KUBECONFIG names a cluster of yours instead of a new one
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout $(TIMEOUT) ./e2e
+
+e2e-kind: ## install the agent in a kind cluster, check it, and run the suite there; skipped without Docker and kind
+	@e2e/kind.sh
 
 demo: ## watch a Git commit become workloads; DEMO_EXIT=1 ends by itself, 0 if every step was seen
 	@echo "Compiling the demo (some minutes the first time; the agent shares most of it)" >&2
