@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
@@ -181,19 +183,28 @@ func (c *checker) deployments(ctx context.Context, _ []*unstructured.Unstructure
 
 // rights asks the API server for each right of the agent's own roles whether its ServiceAccount has it.
 func (c *checker) rights(ctx context.Context, objects []*unstructured.Unstructured) error {
-	before := c.wrong
+	refused := map[string][]string{} // resource → verbs
 	for _, object := range append(ofKind(objects, "ClusterRole"), ofKind(objects, "Role")...) {
 		var role rbacv1.ClusterRole // a Role has the same rules
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &role); err != nil {
 			return fmt.Errorf("reading %s/%s: %w", object.GetKind(), object.GetName(), err)
 		}
 		for _, wanted := range attributes(role) {
-			if err := c.allowed(ctx, wanted); err != nil {
+			allowed, err := c.allowed(ctx, wanted)
+			if err != nil {
 				return err
+			}
+			resource := strings.Trim(wanted.Resource+"."+wanted.Group+"/"+wanted.Subresource, "./")
+			if !allowed && !slices.Contains(refused[resource], wanted.Verb) {
+				refused[resource] = append(refused[resource], wanted.Verb)
 			}
 		}
 	}
-	if c.wrong == before {
+	for _, resource := range slices.Sorted(maps.Keys(refused)) {
+		slices.Sort(refused[resource])
+		c.bad("the agent may not %s %s: `cleat install` lets it", strings.Join(refused[resource], ", "), resource)
+	}
+	if len(refused) == 0 {
 		c.good("rights of ServiceAccount/%s/%s", c.namespace, agentName)
 	}
 	return nil
@@ -223,21 +234,16 @@ func attributes(role rbacv1.ClusterRole) []authorizationv1.ResourceAttributes {
 	return all
 }
 
-func (c *checker) allowed(ctx context.Context, wanted authorizationv1.ResourceAttributes) error {
+func (c *checker) allowed(ctx context.Context, wanted authorizationv1.ResourceAttributes) (bool, error) {
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: "system:serviceaccount:" + c.namespace + ":" + agentName,
-		Groups: []string{
-			"system:authenticated", "system:serviceaccounts", "system:serviceaccounts:" + c.namespace,
-		},
+		User:               "system:serviceaccount:" + c.namespace + ":" + agentName,
+		Groups:             []string{"system:authenticated", "system:serviceaccounts", "system:serviceaccounts:" + c.namespace},
 		ResourceAttributes: &wanted,
 	}}
 	if err := c.client.Create(ctx, review); err != nil {
-		return fmt.Errorf("asking whether the agent may %s %s: %w", wanted.Verb, wanted.Resource, err)
+		return false, fmt.Errorf("asking whether the agent may %s %s: %w", wanted.Verb, wanted.Resource, err)
 	}
-	if !review.Status.Allowed {
-		c.bad("the agent may not %s %s", wanted.Verb, strings.Trim(wanted.Resource+"."+wanted.Group+"/"+wanted.Subresource, "./"))
-	}
-	return nil
+	return review.Status.Allowed, nil
 }
 
 // ports looks whether each Service leads to a port of a pod that is ready.
@@ -252,11 +258,11 @@ func (c *checker) ports(ctx context.Context, objects []*unstructured.Unstructure
 		if err != nil {
 			return fmt.Errorf("reading Service/%s: %w", service.GetName(), err)
 		}
-		slices := &discoveryv1.EndpointSliceList{}
-		if err := c.client.List(ctx, slices, client.InNamespace(c.namespace), client.MatchingLabels{discoveryv1.LabelServiceName: live.Name}); err != nil {
+		endpoints := &discoveryv1.EndpointSliceList{}
+		if err := c.client.List(ctx, endpoints, client.InNamespace(c.namespace), client.MatchingLabels{discoveryv1.LabelServiceName: live.Name}); err != nil {
 			return fmt.Errorf("listing the endpoints of Service/%s: %w", live.Name, err)
 		}
-		if lacks := unled(live, slices.Items); lacks != "" {
+		if lacks := unled(live, endpoints.Items); lacks != "" {
 			c.bad("Service/%s: its port %s leads to no pod that is ready", live.Name, lacks)
 			continue
 		}
@@ -266,9 +272,9 @@ func (c *checker) ports(ctx context.Context, objects []*unstructured.Unstructure
 }
 
 // unled returns the first port of a Service that leads nowhere.
-func unled(service *corev1.Service, slices []discoveryv1.EndpointSlice) string {
+func unled(service *corev1.Service, endpoints []discoveryv1.EndpointSlice) string {
 	led := map[string]bool{}
-	for _, slice := range slices {
+	for _, slice := range endpoints {
 		ready := false
 		for _, endpoint := range slice.Endpoints {
 			ready = ready || endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready

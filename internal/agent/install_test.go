@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -120,5 +122,39 @@ func TestUnled(t *testing.T) {
 		if got := unled(service, test.slices); got != test.want {
 			t.Errorf("%s: the port that leads nowhere is %q, not %q", name, got, test.want)
 		}
+	}
+}
+
+// TestRunbook: every alert names a section of the runbook that is there, and no section is about an alert that is not.
+func TestRunbook(t *testing.T) {
+	objects, err := buildManifests(t.Context(), "elsewhere", "v1", []string{"monitoring"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(top, "docs", "runbook.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if title, ok := strings.CutPrefix(strings.TrimSpace(line), "## "); ok {
+			sections[title] = true
+		}
+	}
+	rules := ofKind(objects, "PrometheusRule")
+	if len(rules) != 1 {
+		t.Fatalf("there are %d PrometheusRules", len(rules))
+	}
+	groups := rules[0].Object["spec"].(map[string]any)["groups"].([]any)
+	for _, rule := range groups[0].(map[string]any)["rules"].([]any) {
+		name := rule.(map[string]any)["alert"].(string)
+		url := rule.(map[string]any)["annotations"].(map[string]any)["runbook_url"].(string)
+		if !sections[name] || !strings.HasSuffix(url, "/docs/runbook.md#"+strings.ToLower(name)) {
+			t.Errorf("%s leads to %s, which is not there", name, url)
+		}
+		delete(sections, name)
+	}
+	for title := range sections {
+		t.Errorf("the runbook has a section %s, and there is no such alert", title)
 	}
 }
