@@ -14,7 +14,7 @@ COPY go.mod go.sum ./
 COPY cmd cmd
 COPY internal internal
 ARG TARGETOS TARGETARCH
-# The time of every file, in seconds since 1970. BuildKit knows it by this name, and gives it to the image too.
+# The time of the image, in seconds since 1970. BuildKit knows it by this name; the files are of 1970, so that a layer is the same again.
 ARG VERSION=dev REVISION= SOURCE_DATE_EPOCH=0
 # The caches are the builder's and no part of an image.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \

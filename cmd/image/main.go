@@ -53,9 +53,9 @@ func parse(args []string) (options, error) {
 	set.StringVar(&o.Name, "name", "cleat:dev", "what to call the image")
 	set.StringVar(&o.Release.Version, "version", "dev", "version of the agent")
 	set.StringVar(&o.Release.Revision, "revision", "", "commit that it is built from")
-	set.Int64Var(&created, "created", 0, "time of everything in the image, in seconds since 1970; the commit's, so that it can be built again")
+	set.Int64Var(&created, "created", 0, "time of the image, in seconds since 1970; the commit's, so that it can be built again")
 	set.StringVar(&o.Archive, "oci", "", "write the tarball of an OCI layout here")
-	set.StringVar(&o.Docker, "docker", "", "write a tarball for an older `docker load` here; of one platform")
+	set.StringVar(&o.Docker, "docker", "", "write a tarball for an older 'docker load' here; of one platform")
 	set.StringVar(&o.Root, "root", "", "write the files of each layer here; of one platform")
 	if err := set.Parse(args); err != nil {
 		return o, err

@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"io"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 // agent is an image as the agent's, of another program.
 func agent(t *testing.T) v1.Image {
 	t.Helper()
-	return build(t, image.Agent(hello(t), platform, image.Release{Version: "v1.2.3", Revision: "abc", Created: time.Unix(1_700_000_000, 0)}))
+	return build(t, image.Agent(shared, platform, image.Release{Version: "v1.2.3", Revision: "abc", Created: time.Unix(1_700_000_000, 0)}))
 }
 
 // files reads name → content of everything in an image.
@@ -117,6 +119,17 @@ func TestAgentsImageTrustsPublicAuthorities(t *testing.T) {
 		}
 	}
 	t.Errorf("%s is not trusted", isrg)
+}
+
+// TestAgentKnowsTimeZones because its image does not, and a chart that asks for one must not be rendered by the clock of UTC.
+func TestAgentKnowsTimeZones(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "../../cmd/agent").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(strings.Fields(string(out)), "time/tzdata") {
+		t.Error("the agent is not linked with time/tzdata")
+	}
 }
 
 // TestAgentsBillListsWhereItsCertificatesAreFrom compares with the version that go.mod asks for.

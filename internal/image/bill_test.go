@@ -64,7 +64,7 @@ func bill(t *testing.T, img v1.Image, path string) spdx {
 }
 
 func TestBillListsTheProgramAndWhatItWasMadeFrom(t *testing.T) {
-	c := config(hello(t))
+	c := config(shared)
 	c.Version = "v1.2.3"
 	c.Modules = []debug.Module{
 		{Path: "example.com/Files", Version: "v2.0.0+incompatible", Sum: "h1:x"},

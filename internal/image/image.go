@@ -32,7 +32,7 @@ type Config struct {
 	Ports    []string // 8080/tcp; they are documentation, nothing is opened by them
 	Labels   map[string]string
 	Version  string    // of the program; what Go has recorded in it when empty
-	Created  time.Time // of every file and of the image; of 1970 when zero
+	Created  time.Time // of the image and not of its files; 1970 when zero
 	// Modules are those that Files were made from. The bill of materials lists them beside those in Binary.
 	Modules []debug.Module
 }
@@ -49,7 +49,7 @@ func Build(c Config) (v1.Image, error) {
 	}
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, l := range layers {
-		packed, err := l.pack(c.created())
+		packed, err := l.pack()
 		if err != nil {
 			return nil, fmt.Errorf("packing %s: %w", l.what, err)
 		}
@@ -89,10 +89,10 @@ func (c Config) user() string {
 	return c.User
 }
 
-// created is in whole seconds, which is all that the header of a tarball holds.
+// created is in whole seconds, which is all that the time of a commit holds.
 func (c Config) created() time.Time {
 	if c.Created.IsZero() {
-		return time.Unix(0, 0).UTC()
+		return epoch()
 	}
 	return c.Created.UTC().Truncate(time.Second)
 }

@@ -28,16 +28,29 @@ import (
 
 var platform = "linux/" + runtime.GOARCH
 
-// hello builds the program in testdata as the agent is built.
-func hello(t *testing.T, env ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "hello")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./testdata/hello")
-	build.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux"), env...)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building hello: %v\n%s", err, out)
-	}
-	return path
+// shared is where the tests keep what they only read: a program takes a second to build.
+var shared string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "image-")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		shared = filepath.Join(dir, "hello")
+		if out, err := compile(shared).CombinedOutput(); err != nil {
+			panic(string(out))
+		}
+		return m.Run()
+	}())
+}
+
+// compile builds the program in testdata as the agent is built.
+func compile(path string) *exec.Cmd {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./testdata/hello")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	return build
 }
 
 func config(binary string) image.Config {
@@ -91,7 +104,7 @@ func entries(t *testing.T, l v1.Layer) map[string]entry {
 }
 
 func TestImageHoldsTheProgramAndItsFilesAndNothingElse(t *testing.T) {
-	binary := hello(t)
+	binary := shared
 	layers, err := build(t, config(binary)).Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -100,14 +113,14 @@ func TestImageHoldsTheProgramAndItsFilesAndNothingElse(t *testing.T) {
 		t.Fatalf("the image has %d layers", len(layers))
 	}
 	size := fileSize(t, binary)
-	dir := entry{Mode: 0o755, Time: 1_700_000_000}
+	dir := entry{Mode: 0o755}
 	program := entries(t, layers[1])
 	bill := program["usr/share/sbom/hello.spdx.json"]
 	want := []map[string]entry{
-		{"etc/": dir, "etc/hello/": dir, "etc/hello/greeting": {Mode: 0o644, Time: 1_700_000_000, Size: 3}, "tmp/": {Mode: 0o1777, Time: 1_700_000_000}},
+		{"etc/": dir, "etc/hello/": dir, "etc/hello/greeting": {Mode: 0o644, Size: 3}, "tmp/": {Mode: 0o1777}},
 		{
-			"usr/": dir, "usr/local/": dir, "usr/local/bin/": dir, "usr/local/bin/hello": {Mode: 0o755, Time: 1_700_000_000, Size: size},
-			"usr/share/": dir, "usr/share/sbom/": dir, "usr/share/sbom/hello.spdx.json": {Mode: 0o644, Time: 1_700_000_000, Size: bill.Size},
+			"usr/": dir, "usr/local/": dir, "usr/local/bin/": dir, "usr/local/bin/hello": {Mode: 0o755, Size: size},
+			"usr/share/": dir, "usr/share/sbom/": dir, "usr/share/sbom/hello.spdx.json": {Mode: 0o644, Size: bill.Size},
 		},
 	}
 	if diff := cmp.Diff(want, []map[string]entry{entries(t, layers[0]), program}); diff != "" {
@@ -125,7 +138,7 @@ func fileSize(t *testing.T, path string) int64 {
 }
 
 func TestImageSaysHowItIsRun(t *testing.T) {
-	file, err := build(t, config(hello(t))).ConfigFile()
+	file, err := build(t, config(shared)).ConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +157,10 @@ func TestImageSaysHowItIsRun(t *testing.T) {
 
 // TestSameInputSameDigest builds the program and the image twice, in two places and at two times.
 func TestSameInputSameDigest(t *testing.T) {
-	first, second := hello(t), hello(t)
+	first, second := shared, filepath.Join(t.TempDir(), "again")
+	if out, err := compile(second).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	later := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(second, later, later); err != nil {
 		t.Fatal(err)
@@ -170,12 +186,35 @@ func TestSameInputSameDigest(t *testing.T) {
 	}
 }
 
+// TestNewVersionIsOneLayerToPull because what is around the program is the same layer, whenever and for whom it is made.
+func TestNewVersionIsOneLayerToPull(t *testing.T) {
+	next := config(shared)
+	next.Created, next.Version = next.Created.Add(time.Hour), "v2"
+	var digests [2][]v1.Hash
+	for i, c := range []image.Config{config(shared), next} {
+		layers, err := build(t, c).Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range layers {
+			d, err := l.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests[i] = append(digests[i], d)
+		}
+	}
+	if digests[0][0] != digests[1][0] || digests[0][1] == digests[1][1] {
+		t.Errorf("the layers are %v, then %v", digests[0], digests[1])
+	}
+}
+
 func TestProgramsThatCouldNotStartAreRefused(t *testing.T) {
 	dynamic, err := os.Executable() // Tests run with -race, which links C.
 	if err != nil {
 		t.Fatal(err)
 	}
-	static := hello(t)
+	static := shared
 	script := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
@@ -233,8 +272,8 @@ func unpack(t *testing.T, archive io.Reader) string {
 }
 
 func TestSavedLayoutIsReadBack(t *testing.T) {
-	img := build(t, config(hello(t)))
-	other := config(hello(t, "GOARCH="+runtime.GOARCH))
+	img := build(t, config(shared))
+	other := config(shared)
 	other.Args = []string{"moon"}
 	for _, test := range []struct {
 		name   string
@@ -305,7 +344,7 @@ func digests(t *testing.T, of []v1.Image) []v1.Hash {
 }
 
 func TestSavedForDockerIsReadBack(t *testing.T) {
-	img := build(t, config(hello(t)))
+	img := build(t, config(shared))
 	path := filepath.Join(t.TempDir(), "hello.tar")
 	file, err := os.Create(path)
 	if err != nil {
@@ -331,7 +370,7 @@ func TestSavedForDockerIsReadBack(t *testing.T) {
 
 // TestRootHasTheFilesOfTheLayers is what makes the Dockerfile's image the same as ours.
 func TestRootHasTheFilesOfTheLayers(t *testing.T) {
-	c := config(hello(t))
+	c := config(shared)
 	root := t.TempDir()
 	if err := image.WriteRoot(root, c); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,10 @@ type File struct {
 	Source  string // a file of this machine that holds the content, when not empty
 }
 
+// epoch is the time of every file, whatever the version: files that are the same make the same layer, which a node then has
+// already. BuildKit takes the time for no difference either, and would leave that of an older build.
+func epoch() time.Time { return time.Unix(0, 0).UTC() }
+
 // layer is what changes together.
 type layer struct {
 	what  string // for the history of the image
@@ -75,34 +79,34 @@ func withParents(files []File) []File {
 }
 
 // pack compresses the layer once and keeps it, because its digest, its size and its bytes are all asked for.
-func (l layer) pack(created time.Time) (v1.Layer, error) {
+func (l layer) pack() (v1.Layer, error) {
 	open := func() (io.ReadCloser, error) {
 		r, w := io.Pipe()
-		go func() { w.CloseWithError(l.writeTar(w, created)) }() // Ends with the pipe: whoever opens it reads or closes it.
+		go func() { w.CloseWithError(l.writeTar(w)) }() // Ends with the pipe: whoever opens it reads or closes it.
 		return r, nil
 	}
 	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer),
 		tarball.WithCompressionLevel(gzip.DefaultCompression), tarball.WithCompressedCaching)
 }
 
-func (l layer) writeTar(w io.Writer, created time.Time) error {
+func (l layer) writeTar(w io.Writer) error {
 	out := tar.NewWriter(w)
 	for _, f := range l.files {
-		if err := f.writeTar(out, created); err != nil {
+		if err := f.writeTar(out); err != nil {
 			return fmt.Errorf("packing %s: %w", f.Path, err)
 		}
 	}
 	return out.Close()
 }
 
-func (f File) writeTar(out *tar.Writer, created time.Time) error {
+func (f File) writeTar(out *tar.Writer) error {
 	content, size, err := f.open()
 	if err != nil {
 		return err
 	}
 	defer content.Close()
 	header := &tar.Header{
-		Typeflag: tar.TypeReg, Name: strings.TrimPrefix(f.Path, "/"), Mode: f.unixMode(), Size: size, ModTime: created, Format: tar.FormatPAX,
+		Typeflag: tar.TypeReg, Name: strings.TrimPrefix(f.Path, "/"), Mode: f.unixMode(), Size: size, ModTime: epoch(), Format: tar.FormatPAX,
 	}
 	if f.Mode.IsDir() {
 		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"

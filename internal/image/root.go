@@ -16,14 +16,14 @@ func WriteRoot(dir string, c Config) error {
 		return err
 	}
 	for i, l := range layers {
-		if err := l.writeDir(filepath.Join(dir, strconv.Itoa(i)), c); err != nil {
+		if err := l.writeDir(filepath.Join(dir, strconv.Itoa(i))); err != nil {
 			return fmt.Errorf("writing %s: %w", l.what, err)
 		}
 	}
 	return nil
 }
 
-func (l layer) writeDir(root string, c Config) error {
+func (l layer) writeDir(root string) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (l layer) writeDir(root string, c Config) error {
 	}
 	// Only now: a directory is changed by what is written into it.
 	for _, f := range append([]File{{Path: "/"}}, l.files...) {
-		if err := os.Chtimes(filepath.Join(root, filepath.FromSlash(f.Path)), c.created(), c.created()); err != nil {
+		if err := os.Chtimes(filepath.Join(root, filepath.FromSlash(f.Path)), epoch(), epoch()); err != nil {
 			return err
 		}
 	}
