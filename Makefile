@@ -17,7 +17,7 @@ FUZZTIME ?= 60s
 GOLANGCI := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build image image-oci image-same cluster cluster-node generate test unit fuzz e2e e2e-incluster demo lint verify clean
+.PHONY: help build image image-oci image-same cluster cluster-node generate test unit fuzz e2e e2e-incluster e2e-kind demo lint verify clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ e2e: build cluster ## run the end-to-end tests; E2E_KUBECONFIG names a cluster o
 
 e2e-incluster: cluster-node image-oci ## run the agent as a pod of its own manifests, on a real node; needs root and containerd
 	E2E_IMAGE=$(CURDIR)/bin/image.tar CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout $(TIMEOUT) -run '^(TestRealNode|TestInCluster)$$' ./e2e
+
+e2e-kind: ## install the agent in a kind cluster, check it, and run the suite there; skipped without Docker and kind
+	@e2e/kind.sh
 
 demo: ## watch a Git commit become workloads; DEMO_EXIT=1 ends by itself, 0 if every step was seen
 	@echo "Compiling the demo (some minutes the first time; the agent shares most of it)" >&2

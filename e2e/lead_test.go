@@ -37,7 +37,8 @@ func TestLeaderElection(t *testing.T) {
 	if err := first.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, lease := range []string{"source-controller-leader-election", "kustomize-controller-leader-election", "helm-controller-leader-election"} {
+	for _, controller := range []string{"source-controller", "kustomize-controller", "helm-controller", "notification-controller"} {
+		lease := controller + "-leader-election"
 		held := func(obj *unstructured.Unstructured) bool { return field(obj, "{.spec.holderIdentity}") != "" }
 		if _, err := cluster.Until(ctx, live.Ref{Kind: "leases.coordination.k8s.io", Namespace: namespace, Name: lease}, held); err != nil {
 			t.Fatal(err)
@@ -159,5 +160,40 @@ func requireMetrics(t *testing.T, url string) {
 		if !strings.Contains(string(text), series) {
 			t.Errorf("/metrics lacks %s", series)
 		}
+	}
+}
+
+// TestStandbyAfterCrash: the leases of a leader that has crashed run out together, and not one after the other.
+func TestStandbyAfterCrash(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cluster := testenv.Shared(t)
+	namespace := cluster.Namespace(t, "crash")
+	names := []string{
+		"source-controller-leader-election", "kustomize-controller-leader-election",
+		"helm-controller-leader-election", "notification-controller-leader-election",
+	}
+	const runsOut = 4 * time.Second
+	for _, name := range names {
+		lease := fmt.Sprintf("apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: %s}\nspec: {holderIdentity: crashed, leaseDurationSeconds: %d, renewTime: %q}\n",
+			name, runsOut/time.Second, time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"))
+		if _, err := cluster.Apply(ctx, []byte(lease), namespace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	standby := testenv.NewAgent(t, cluster.Kubeconfig, namespace, "--enable-leader-election", "--leader-election-lease-duration=4s",
+		"--leader-election-renew-deadline=3s", "--leader-election-retry-period=200ms")
+	if err := standby.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for _, name := range names {
+		taken := func(obj *unstructured.Unstructured) bool { return field(obj, "{.spec.holderIdentity}") != "crashed" }
+		if _, err := cluster.Until(ctx, live.Ref{Kind: "leases.coordination.k8s.io", Namespace: namespace, Name: name}, taken); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took > 2*runsOut {
+		t.Errorf("the standby has taken over after %s", took)
 	}
 }

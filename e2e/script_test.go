@@ -41,6 +41,11 @@ func TestSerialScripts(t *testing.T) {
 
 func runScripts(t *testing.T, dir string, begin func(*testing.T)) {
 	t.Helper()
+	runScriptsOn(t, dir, begin, setUp)
+}
+
+func runScriptsOn(t *testing.T, dir string, begin func(*testing.T), setUp func(*testing.T, string, *testscript.Env) error) {
+	t.Helper()
 	files, err := filepath.Glob(dir + "/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts: %v", err)
@@ -91,12 +96,29 @@ type script struct {
 type scriptKey struct{}
 
 func setUp(t *testing.T, name string, env *testscript.Env) error {
-	root, err := proc.Root()
+	s, err := newScript(t, testenv.Shared(t), name, env)
 	if err != nil {
 		return err
 	}
+	if err := s.agent.Start(t.Context()); err != nil {
+		return fmt.Errorf("starting the agent: %w\n%s", err, s.agent.Log())
+	}
+	return nil
+}
+
+// setUpEmpty gives a script a cluster of its own with nothing in it, and an agent that does not run.
+func setUpEmpty(t *testing.T, name string, env *testscript.Env) error {
+	_, err := newScript(t, testenv.Empty(t), name, env)
+	return err
+}
+
+func newScript(t *testing.T, cluster *testenv.Cluster, name string, env *testscript.Env) (*script, error) {
+	root, err := proc.Root()
+	if err != nil {
+		return nil, err
+	}
 	s := &script{
-		cluster: testenv.Shared(t),
+		cluster: cluster,
 		git:     testenv.Git(t),
 		private: testenv.PrivateGit(t, "ada", "secret"),
 		repos:   map[string]*gitserver.Repo{},
@@ -125,14 +147,11 @@ func setUp(t *testing.T, name string, env *testscript.Env) error {
 	}
 	for name, content := range map[string]string{"SSH_IDENTITY": s.sources.SSH.Identity, "SSH_KNOWN_HOSTS": s.sources.SSH.KnownHosts} {
 		if err := os.WriteFile(env.Getenv(name), []byte(content), 0o600); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	env.Setenv("KUBECONFIG", s.cluster.Kubeconfig)
-	if err := s.agent.Start(t.Context()); err != nil {
-		return fmt.Errorf("starting the agent: %w\n%s", err, s.agent.Log())
-	}
-	return nil
+	return s, nil
 }
 
 func of(ts *testscript.TestScript) *script { return ts.Value(scriptKey{}).(*script) }

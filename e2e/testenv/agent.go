@@ -92,6 +92,9 @@ func (a *Agent) start(ctx context.Context) error {
 	return a.config.AwaitReady(ctx, a.ended)
 }
 
+// Kubeconfig is what a later start finds its cluster and its identity with.
+func (a *Agent) Kubeconfig(path string) { a.config.Kubeconfig = path }
+
 // StartAs is Start with the rights of a user, by impersonation.
 func (a *Agent) StartAs(ctx context.Context, user string) error {
 	full := a.config.Kubeconfig

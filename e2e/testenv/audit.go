@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 )
@@ -95,6 +96,70 @@ func (a Audit) AgentRequests(since AuditMark, namespace string) ([]Request, erro
 			requests = append(requests, r)
 		}
 	}
+}
+
+// Access is one request as authorization sees it.
+type Access struct {
+	Verb, Group, Resource, Namespace, Name string
+	// Path is set, and Resource is not, when the request was not about a resource.
+	Path string
+	// As is who was impersonated.
+	As string
+	// Created says that it was answered by a new object.
+	Created bool
+	// Forbidden says that authorization refused it.
+	Forbidden bool
+}
+
+func (a Access) String() string {
+	text := strings.TrimSpace(fmt.Sprintf("%s %s%s %s/%s", a.Verb, a.Path, strings.TrimSuffix(a.Resource+"."+a.Group, "."), a.Namespace, a.Name))
+	if a.As != "" {
+		text += " as " + a.As
+	}
+	return text
+}
+
+// Accesses returns everything that a user has asked for, in the order of the answers; a watch is answered when it ends.
+func (a Audit) Accesses(user string) ([]Access, error) {
+	content, err := os.ReadFile(a.path)
+	if err != nil {
+		return nil, err
+	}
+	var all []Access
+	for line := range bytes.Lines(content) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break // it is being written
+		}
+		var event struct {
+			Verb, RequestURI       string
+			User, ImpersonatedUser struct{ Username string }
+			ObjectRef              struct{ APIGroup, Resource, Subresource, Namespace, Name string }
+			Annotations            map[string]string
+			ResponseStatus         struct{ Code int }
+		}
+		if err := json.Unmarshal(line, &event); err != nil {
+			return nil, fmt.Errorf("reading the audit log: %w", err)
+		}
+		if event.User.Username != user {
+			continue
+		}
+		ref := event.ObjectRef
+		access := Access{
+			Verb: event.Verb, Group: ref.APIGroup, Resource: ref.Resource, Namespace: ref.Namespace, Name: ref.Name,
+			As: event.ImpersonatedUser.Username, Created: event.ResponseStatus.Code == http.StatusCreated,
+			// Who may not impersonate is refused before there is a decision about the request.
+			Forbidden: event.Annotations["authorization.k8s.io/decision"] == "forbid" ||
+				event.ResponseStatus.Code == http.StatusForbidden && event.Annotations["authorization.k8s.io/decision"] == "",
+		}
+		if ref.Subresource != "" {
+			access.Resource += "/" + ref.Subresource
+		}
+		if ref.Resource == "" {
+			access.Path = event.RequestURI
+		}
+		all = append(all, access)
+	}
+	return all, nil
 }
 
 // agentPrefix begins the agent's user agent.

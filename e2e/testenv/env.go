@@ -71,6 +71,32 @@ func Kubeconfig(t testing.TB) string {
 	return Shared(t).Kubeconfig
 }
 
+// Empty starts a control plane of its own for a test that has to have a whole one to itself: nothing is installed there, and it
+// ends with the test. It is always the embedded one.
+func Empty(t testing.TB) *Cluster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	root, err := proc.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{}
+	stop, err := c.startEmbedded(ctx, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if c.Cluster, err = live.Connect(c.Kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func open(ctx context.Context) (*Cluster, func() error, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

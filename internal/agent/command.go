@@ -23,6 +23,7 @@ func Run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 		SilenceErrors: true,
 	}
 	root.AddCommand(runCommand(environment(env), stderr), sourceCommand(), driftCommand(environment(env)), versionCommand())
+	root.AddCommand(installCommand(environment(env)), uninstallCommand(environment(env)), checkCommand(environment(env)))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(stdout)

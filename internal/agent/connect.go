@@ -53,7 +53,7 @@ func fairlyShared(ctx context.Context, config *rest.Config) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	url.Path = "/livez/ping"
+	url.Path = "/version" // which anybody may ask for
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url.String(), nil)

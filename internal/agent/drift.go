@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cleat-dev/cleat/internal/api"
@@ -65,14 +64,9 @@ type drifted struct {
 // read reads all records. One that cannot be believed is told of and left out: whoever may write ConfigMaps in one namespace must
 // not be able to hide what is in the others.
 func (o driftOptions) read(ctx context.Context, env map[string]string, warnings io.Writer) ([]drifted, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	if path := env[clientcmd.RecommendedConfigPathEnvVar]; path != "" {
-		rules.Precedence = strings.Split(path, ":")
-	}
-	rules.ExplicitPath = o.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	config, err := clusterConfig(o.kubeconfig, env)
 	if err != nil {
-		return nil, fmt.Errorf("finding the cluster: %w", err)
+		return nil, err
 	}
 	reader, err := client.New(config, client.Options{Scheme: api.NewScheme()})
 	if err != nil {

@@ -32,7 +32,7 @@ func servedKinds(mapper meta.RESTMapper, log *slog.Logger) ([]schema.GroupVersio
 		case !meta.IsNoMatchError(err):
 			return nil, fmt.Errorf("looking for the kind %s: %w", kind, err)
 		case slices.Contains(required, kind):
-			return nil, fmt.Errorf("the cluster does not know the kind %s: install the CRDs with `kubectl apply --server-side -k manifests/crds`", kind)
+			return nil, fmt.Errorf("the cluster does not know the kind %s: install the CRDs with `cleat install` or `kubectl apply --server-side -k manifests/crds`", kind)
 		default:
 			log.Info("the cluster does not know this kind, its objects are not looked at until the CRD is installed and the agent is started again",
 				"missing", kind.String())

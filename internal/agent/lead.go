@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,7 +19,10 @@ import (
 
 // leases are the names that Flux's controllers hold for the kinds we serve. Holding them keeps a Flux that is still
 // running, or that comes back, from acting on the same objects.
-var leases = []string{"source-controller-leader-election", "kustomize-controller-leader-election", "helm-controller-leader-election"}
+var leases = []string{
+	"source-controller-leader-election", "kustomize-controller-leader-election",
+	"helm-controller-leader-election", "notification-controller-leader-election",
+}
 
 // errLeadershipLost ends the agent: what another leader does from now on must not be mixed with what we would do.
 var errLeadershipLost = errors.New("lost a leader lease")
@@ -55,59 +59,109 @@ func lead(ctx context.Context, config *rest.Config, flags Flags, log *slog.Logge
 	return leadWith(ctx, clients, identity, flags, leaseNames(flags.WatchSelector), log, do)
 }
 
+// leadWith runs do while all leases are held. They are taken in order, so that of two agents that begin at once neither holds what
+// the other waits for; but all are looked at from the beginning: how long a lease has not been renewed counts from when it was seen first,
+// and those of a leader that has crashed are to run out together.
 func leadWith(ctx context.Context, clients kubernetes.Interface, identity string, flags Flags, names []string, log *slog.Logger, do func(context.Context) error) error {
-	if len(names) == 0 {
-		return do(ctx)
-	}
-	// The lease is given up only when what is done under it has ended, so that being told to stop does not end it.
+	// The leases are given up only when what is done under them has ended, so that being told to stop does not end it.
 	electing, resign := context.WithCancel(context.WithoutCancel(ctx))
+	acting, stop := context.WithCancelCause(ctx)
+	var electors sync.WaitGroup
+	defer electors.Wait()
 	defer resign()
+	defer stop(nil)
+	turn := make(chan struct{}) // of the first lease
+	close(turn)
+	for _, name := range names {
+		elector, leading, err := flags.elector(clients, identity, name, turn, log)
+		if err != nil {
+			return err
+		}
+		electors.Go(func() {
+			elector.Run(electing)
+			stop(fmt.Errorf("%w: %s", errLeadershipLost, name)) // whatever ends a lease ends what is done under it
+		})
+		turn = leading
+	}
+	select {
+	case <-turn: // the last one is held, and so are all
+		err := do(acting)
+		if err == nil && ctx.Err() == nil {
+			err = lost(acting)
+		}
+		return err
+	case <-acting.Done():
+		if ctx.Err() != nil {
+			return nil // told to stop before it was our turn
+		}
+		return lost(acting)
+	}
+}
+
+// lost returns the error of having lost a lease, nil when none was lost.
+func lost(acting context.Context) error {
+	if err := context.Cause(acting); errors.Is(err, errLeadershipLost) {
+		return err
+	}
+	return nil
+}
+
+// elector returns what takes and keeps a lease once it is its turn, and what is closed when it has it.
+func (f *Flags) elector(clients kubernetes.Interface, identity, name string, turn <-chan struct{}, log *slog.Logger) (*leaderelection.LeaderElector, chan struct{}, error) {
 	leading := make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Name: names[0],
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Name: names[0], Namespace: flags.Namespace},
+		Name: name,
+		Lock: inTurn{turn: turn, Interface: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Name: name, Namespace: f.Namespace},
 			Client:     clients.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
-		},
-		LeaseDuration: flags.LeaseDuration, RenewDeadline: flags.RenewDeadline, RetryPeriod: flags.RetryPeriod,
-		ReleaseOnCancel: flags.ReleaseOnCancel,
+		}},
+		LeaseDuration: f.LeaseDuration, RenewDeadline: f.RenewDeadline, RetryPeriod: f.RetryPeriod,
+		ReleaseOnCancel: f.ReleaseOnCancel,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(context.Context) { close(leading) },
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(holder string) {
 				if holder != identity {
-					log.Info("waiting for a leader lease", "lease", names[0], "holder", holder)
+					log.Info("waiting for a leader lease", "lease", name, "holder", holder)
 				}
 			},
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("preparing leader election for %s: %w", names[0], err)
+		return nil, nil, fmt.Errorf("preparing leader election for %s: %w", name, err)
 	}
-	acting, stop := context.WithCancel(ctx)
-	defer stop()
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		defer stop() // whatever ends the lease ends what is done under it
-		elector.Run(electing)
-	}()
+	return elector, leading, nil
+}
+
+// inTurn is a lease that is read at once and taken when it is its turn. Until then, taking it waits: an error would be tried again
+// only after the retry period.
+type inTurn struct {
+	resourcelock.Interface
+	turn <-chan struct{}
+}
+
+// Create implements resourcelock.Interface.
+func (l inTurn) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	return l.Interface.Create(ctx, record)
+}
+
+// Update implements resourcelock.Interface.
+func (l inTurn) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	return l.Interface.Update(ctx, record)
+}
+
+func (l inTurn) wait(ctx context.Context) error {
 	select {
-	case <-ctx.Done(): // told to stop before it was our turn
-		resign()
-		<-over
+	case <-l.turn:
 		return nil
-	case <-over:
-		return fmt.Errorf("%w: %s", errLeadershipLost, names[0])
-	case <-leading:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	err = leadWith(acting, clients, identity, flags, names[1:], log, do)
-	lost := acting.Err() != nil && ctx.Err() == nil
-	resign()
-	<-over
-	if err == nil && lost {
-		return fmt.Errorf("%w: %s", errLeadershipLost, names[0])
-	}
-	return err
 }
