@@ -246,11 +246,12 @@ func (w *world) postAll(url string) (answers map[int]int, took time.Duration) {
 }
 
 // flood makes requests to paths that there are not, as many as there are answers to and floodRate a second at most, until it is
-// stopped; it then says what became of them. With anew each is made by a new connection, and 0 is one that was closed.
+// stopped; it then says what became of them. With anew each is made by a new connection that is given up at once: then nobody waits
+// for an answer, and 200 is one that was made, whatever has become of it.
 func (w *world) flood(ctx context.Context, anew bool) (stop func() string) {
 	ctx, cancel := context.WithCancel(ctx)
 	const connections = 200
-	transport := &http.Transport{MaxIdleConnsPerHost: connections, DisableKeepAlives: anew, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}
+	transport := &http.Transport{MaxIdleConnsPerHost: connections, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	var answers [600]atomic.Int64
 	var all sync.WaitGroup
@@ -264,6 +265,10 @@ func (w *world) flood(ctx context.Context, anew bool) (stop func() string) {
 				case <-ctx.Done():
 					return
 				case <-pace.C:
+				}
+				if anew {
+					answers[w.open(ctx)].Add(1)
+					continue
 				}
 				if status := w.miss(ctx, client, fmt.Sprintf("/hook/%d-%d", c, i)); ctx.Err() == nil {
 					answers[status].Add(1)
@@ -286,6 +291,19 @@ func (w *world) flood(ctx context.Context, anew bool) (stop func() string) {
 		}
 		return fmt.Sprintf("%.0f a second were made:%s", float64(total)/took, text.String())
 	}
+}
+
+// open makes a connection, asks for a path that there is not and gives the connection up. It returns 0 when there was none.
+func (w *world) open(ctx context.Context) int {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", w.config.ReceiverAddr)
+	if err != nil {
+		return 0
+	}
+	_, err = io.WriteString(conn, "POST /hook/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+	if errors.Join(err, conn.Close()) != nil {
+		return 0
+	}
+	return http.StatusOK
 }
 
 // miss returns the status of a request to a path that there is not; 0 when there is no answer.

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 )
 
 // TestA29_SecretsAreToldNobody plants a secret in every place where a Provider of a type may have one, has its service refuse
@@ -55,9 +56,10 @@ func reveals(text string) bool {
 	if plain, err := url.QueryUnescape(text); err == nil && strings.Contains(plain, canary) {
 		return true
 	}
-	for word := range strings.FieldsFuncSeq(text, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("+/-_", r))
-	}) {
+	between := func(r rune) bool {
+		return r > unicode.MaxASCII || strings.ContainsRune(" \t\r\n=.,:;!?&%'\"`()[]{}<>|*", r)
+	}
+	for word := range strings.FieldsFuncSeq(text, between) {
 		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			if plain, err := encoding.DecodeString(word); err == nil && strings.Contains(string(plain), canary) {
 				return true

@@ -321,7 +321,8 @@ func (d *Dispatcher) offer(ctx context.Context, r *rule, n incoming, of labeled)
 	grouped := r.grouped && m.revision() != "" && !keepsStatus(kind) && !commentsOn(kind)
 	// The status of a commit is set whenever an object of ours is another: that it was the same five minutes ago, and something
 	// else between, is no reason to leave it wrong. So it is with what a group has last heard of an object.
-	stale := n.repeated && (n.foreign || !keepsStatus(kind)) && !(grouped && d.groups.has(r, m))
+	current := keepsStatus(kind) && !n.foreign || grouped && d.groups.has(r, m)
+	stale := n.repeated && !current
 	switch {
 	case turns && !d.turns.turn(r, m, n.foreign, func() bool { return d.lists(r, n.Message) }):
 		return

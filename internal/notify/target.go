@@ -245,6 +245,9 @@ func (t *target) sensitive() []string {
 		all = append(all, value)
 	}
 	all = append(all, t.username+":"+t.password, ":"+t.token)
+	if p := t.proxy; p != nil && p.Password != "" { // it may repeat what it was sent, too
+		all = append(all, p.Username+":"+p.Password, p.Password, url.QueryEscape(p.Password))
+	}
 	parts := []string{}
 	for _, value := range all {
 		parts = append(parts, strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(separators, r) })...)
