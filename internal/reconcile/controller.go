@@ -278,11 +278,16 @@ func (c *Controller[T, A]) tell(run *Run[T], end Outcome, told bool, metadata ma
 
 // turn tells whoever wants to hear only that an object begins to fail, or does so no more. One that waits for others does neither.
 func (c *Controller[T, A]) turn(run *Run[T], end Outcome, metadata map[string]string) {
-	now := Condition(run.Obj, meta.ReadyCondition)
-	if now == nil || end.waitsForOthers() {
+	key := client.ObjectKeyFromObject(run.Obj)
+	if end.waitsForOthers() {
+		c.turns.wait(key, run.Before)
 		return
 	}
-	if to := c.turns.end(client.ObjectKeyFromObject(run.Obj), run.Before, now.Status); to != "" {
+	now := Condition(run.Obj, meta.ReadyCondition)
+	if now == nil {
+		return
+	}
+	if to := c.turns.end(key, run.Before, now.Status); to != "" {
 		c.recorder.turn(run.Obj, to, metadata)
 	}
 }

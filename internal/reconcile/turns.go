@@ -21,10 +21,7 @@ func newTurns() *turns { return &turns{ended: map[types.NamespacedName]metav1.Co
 func (t *turns) end(key types.NamespacedName, before *metav1.Condition, now metav1.ConditionStatus) Turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	was, known := t.ended[key]
-	if !known && before != nil {
-		was = before.Status
-	}
+	was := t.last(key, before)
 	t.ended[key] = now
 	switch {
 	case now == was:
@@ -35,6 +32,22 @@ func (t *turns) end(key types.NamespacedName, before *metav1.Condition, now meta
 		return TurnedGood
 	}
 	return "" // it is new, or its last attempt was cut off: that it is ready is what was expected
+}
+
+// wait takes note of an attempt that has come to no end of its own. What was before it is still what the next is compared with.
+func (t *turns) wait(key types.NamespacedName, before *metav1.Condition) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended[key] = t.last(key, before)
+}
+
+// last is called with mu held.
+func (t *turns) last(key types.NamespacedName, before *metav1.Condition) metav1.ConditionStatus {
+	was, known := t.ended[key]
+	if !known && before != nil {
+		return before.Status
+	}
+	return was
 }
 
 func (t *turns) forget(key types.NamespacedName) {

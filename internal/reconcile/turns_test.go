@@ -95,7 +95,9 @@ func TestTurns(t *testing.T) {
 		end  error
 		want string
 	}{
-		{first, nil, ""},
+		{first, waits, ""},
+		{first, waits, ""},
+		{first, nil, ""}, // it has not failed before
 		{first, nil, ""},
 		{first, &reconcile.Waiting{}, ""},
 		{first, broken, bad},

@@ -15,13 +15,13 @@ var ours embed.FS
 
 // allStages returns kwok's stages and ours as one YAML stream. Kwok's stage
 // that completes the pods of Jobs is left out: our pod-complete and pod-fail
-// do so for every pod that may end, and leave a choice.
+// do so for every pod that may end, and leave a choice. Our pod-delete takes
+// the place of kwok's.
 func allStages() (string, error) {
 	stages := []string{
 		nodes.DefaultNodeInit,
 		heartbeat.DefaultNodeHeartbeatWithLease,
 		pods.DefaultPodReady,
-		pods.DefaultPodDelete,
 	}
 	files, err := fs.Glob(ours, "stages/*.yaml")
 	if err != nil {
