@@ -26,6 +26,7 @@ var scenarios = map[string]func(context.Context, *world) error{
 	"unhealthy": unhealthy,      // 128 Kustomizations, of which 11 never become healthy
 	"drift":     driftOf,        // 10,000 objects, of which 200 are changed by hand
 	"webhook":   webhook,        // pushes announced by hooks, a burst of them, and a flood of strangers
+	"ha":        failovers,      // two agents, of which the one that leads is killed, or told to stop, in the middle of its work
 }
 
 func main() {

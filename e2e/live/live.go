@@ -260,6 +260,29 @@ func (c *Cluster) UntilAll(ctx context.Context, kind, namespace string, n int, h
 	}
 }
 
+// Follow tells of every object of a kind in a namespace, and of every change, until ctx ends; an object may be told of again as it is.
+func (c *Cluster) Follow(ctx context.Context, kind, namespace string, seen func(*unstructured.Unstructured)) error {
+	api, err := c.resource(Ref{Kind: kind, Namespace: namespace})
+	if err != nil {
+		return err
+	}
+	none := func() bool { return false }
+	for {
+		_, err := followAll(ctx, api, metav1.ListOptions{}, none, func(_ string, obj *unstructured.Unstructured) bool {
+			if obj != nil {
+				seen(obj)
+			}
+			return false
+		})
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("following %s in %s: %w", kind, namespace, err)
+		}
+	}
+}
+
 // follow lists and then watches one object until seen returns true or the watch ends. Seen gets nil while there is none.
 func follow(ctx context.Context, api dynamic.ResourceInterface, name string, seen func(*unstructured.Unstructured) bool) (bool, error) {
 	options := metav1.ListOptions{FieldSelector: "metadata.name=" + name}

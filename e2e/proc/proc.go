@@ -130,6 +130,12 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Freeze stops the program in the middle of whatever it does, and Thaw lets it go on, as when a machine is suspended.
+func (p *Process) Freeze() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) } // Fails only when the program has ended already.
+
+// Thaw ends a Freeze.
+func (p *Process) Thaw() { _ = p.cmd.Process.Signal(syscall.SIGCONT) } // Fails only when the program has ended already.
+
 // Stop asks the program to end, waits, and kills it when it does not. It returns an error unless the program ended by
 // itself with status 0.
 func (p *Process) Stop() error {

@@ -142,6 +142,23 @@ func (a *Agent) Kill() {
 	a.process = nil
 }
 
+// Freeze stops a child in the middle of whatever it does, and Thaw lets it go on. They are for tests that use StartChild.
+func (a *Agent) Freeze() { a.process.Freeze() }
+
+// Thaw ends a Freeze.
+func (a *Agent) Thaw() { a.process.Thaw() }
+
+// Ended waits until a child has ended by itself.
+func (a *Agent) Ended(ctx context.Context) error {
+	select {
+	case <-a.process.Done():
+		a.process = nil
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the agent to end: %w", ctx.Err())
+	}
+}
+
 // Stop ends the agent as SIGTERM does. It returns an error unless the agent ends with status 0. Stopping one that does
 // not run does nothing.
 func (a *Agent) Stop() error {

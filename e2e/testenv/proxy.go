@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +44,9 @@ type Proxy struct {
 	when     FailPoint
 	kill     func()
 	tripped  chan struct{}
-	outage   int // the status that writes are answered with from there on, instead of a death
-	refused  int // writes that were answered so
+	notice   func() // called at that write instead of a death, which goes through then
+	outage   int    // the status that writes are answered with from there on, instead of a death
+	refused  int    // writes that were answered so
 }
 
 // NewProxy starts a proxy that lets everything through.
@@ -101,11 +103,40 @@ func (p *Proxy) Cut(down bool) {
 // Arm begins to count anew and calls kill at the nth write. The channel is closed after that; every later request of
 // the agent is refused until Disarm.
 func (p *Proxy) Arm(n int, when FailPoint, kill func()) <-chan struct{} {
+	return p.arm(n, when, kill)
+}
+
+func (p *Proxy) arm(n int, when FailPoint, kill func()) chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.writes, p.at, p.when, p.kill, p.tripped = nil, n, when, kill, make(chan struct{})
-	p.outage, p.refused = 0, 0
+	p.outage, p.refused, p.notice = 0, 0, nil
 	return p.tripped
+}
+
+// Notice begins to count anew and calls do at the nth write, before that goes on its way; it and all others get through. The channel
+// is closed after that.
+func (p *Proxy) Notice(n int, do func()) <-chan struct{} {
+	noticed := p.arm(0, BeforeWrite, nil)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notice = func() {
+		if len(p.writes) == n {
+			do()
+			close(noticed)
+		}
+	}
+	return noticed
+}
+
+// Writes returns the writes since the count began, when those under way have reached the API server.
+func (p *Proxy) Writes() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.inFlight > 0 {
+		p.landed.Wait()
+	}
+	return slices.Clone(p.writes)
 }
 
 // patience is how many writes in an outage are refused before it counts as one.
@@ -209,6 +240,9 @@ func (p *Proxy) begin(r *http.Request) (fatal, ok bool) {
 	}
 	p.inFlight++
 	p.writes = append(p.writes, r.Method+" "+r.URL.Path)
+	if p.notice != nil {
+		p.notice()
+	}
 	return len(p.writes) == p.at, true
 }
 

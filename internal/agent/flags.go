@@ -82,6 +82,7 @@ type Flags struct {
 	watched, configs labels.Selector
 	gates            map[string]bool
 	tokens           *cache.TokenCache // of clouds; nil keeps none
+	tenure           *tenure           // of the leases; nil without leader election
 }
 
 func (f *Flags) register(set *pflag.FlagSet) {
@@ -181,6 +182,9 @@ func (f *Flags) complete(env map[string]string) error {
 	}
 	if f.tokens, err = tokenCache(f.TokenCacheSize, f.TokenCacheDuration); err != nil {
 		return err
+	}
+	if f.LeaderElection {
+		f.tenure = newTenure(f.RenewDeadline)
 	}
 	if f.DigestAlgorithm != "sha256" {
 		return fmt.Errorf("--artifact-digest-algo: %q is not served, only sha256 is", f.DigestAlgorithm)

@@ -73,13 +73,14 @@ func leadWith(ctx context.Context, clients kubernetes.Interface, identity string
 	turn := make(chan struct{}) // of the first lease
 	close(turn)
 	for _, name := range names {
-		elector, leading, err := flags.elector(clients, identity, name, turn, log)
+		gone := fmt.Errorf("%w: %s", errLeadershipLost, name)
+		elector, leading, err := flags.elector(clients, identity, name, turn, func() { stop(gone) }, log)
 		if err != nil {
 			return err
 		}
 		electors.Go(func() {
 			elector.Run(electing)
-			stop(fmt.Errorf("%w: %s", errLeadershipLost, name)) // whatever ends a lease ends what is done under it
+			stop(gone) // whatever ends a lease ends what is done under it
 		})
 		turn = leading
 	}
@@ -106,12 +107,12 @@ func lost(acting context.Context) error {
 	return nil
 }
 
-// elector returns what takes and keeps a lease once it is its turn, and what is closed when it has it.
-func (f *Flags) elector(clients kubernetes.Interface, identity, name string, turn <-chan struct{}, log *slog.Logger) (*leaderelection.LeaderElector, chan struct{}, error) {
+// elector returns what takes and keeps a lease once it is its turn, and what is closed when it has it. It tells when it has lost it.
+func (f *Flags) elector(clients kubernetes.Interface, identity, name string, turn <-chan struct{}, lost func(), log *slog.Logger) (*leaderelection.LeaderElector, chan struct{}, error) {
 	leading := make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Name: name,
-		Lock: inTurn{turn: turn, Interface: &resourcelock.LeaseLock{
+		Lock: lease{name: name, identity: identity, turn: turn, held: f.tenure, lost: lost, Interface: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Name: name, Namespace: f.Namespace},
 			Client:     clients.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
@@ -134,34 +135,56 @@ func (f *Flags) elector(clients kubernetes.Interface, identity, name string, tur
 	return elector, leading, nil
 }
 
-// inTurn is a lease that is read at once and taken when it is its turn. Until then, taking it waits: an error would be tried again
+// lease is a lease that is read at once and taken when it is its turn. Until then, taking it waits: an error would be tried again
 // only after the retry period.
-type inTurn struct {
+type lease struct {
 	resourcelock.Interface
-	turn <-chan struct{}
+	name, identity string
+	turn           <-chan struct{}
+	held           *tenure
+	lost           func() // told when another holds what was ours
+}
+
+// Get implements resourcelock.Interface.
+func (l lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, raw, err := l.Interface.Get(ctx)
+	if err == nil && record.HolderIdentity != l.identity && l.held.end(l.name) {
+		l.lost()
+	}
+	return record, raw, err
 }
 
 // Create implements resourcelock.Interface.
-func (l inTurn) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	if err := l.wait(ctx); err != nil {
-		return err
-	}
-	return l.Interface.Create(ctx, record)
+func (l lease) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return l.take(ctx, record, l.Interface.Create)
 }
 
 // Update implements resourcelock.Interface.
-func (l inTurn) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	if err := l.wait(ctx); err != nil {
-		return err
+func (l lease) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if record.HolderIdentity != l.identity {
+		return l.release(ctx, record)
 	}
-	return l.Interface.Update(ctx, record)
+	return l.take(ctx, record, l.Interface.Update)
 }
 
-func (l inTurn) wait(ctx context.Context) error {
+func (l lease) take(ctx context.Context, record resourcelock.LeaderElectionRecord, do func(context.Context, resourcelock.LeaderElectionRecord) error) error {
 	select {
 	case <-l.turn:
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	began := time.Now()
+	if err := do(ctx, record); err != nil {
+		return err
+	}
+	l.held.renew(l.name, began)
+	return nil
+}
+
+// release gives the lease up. The elector would give up the lease of another, too, if that has been taken since it looked.
+func (l lease) release(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if !l.held.end(l.name) {
+		return fmt.Errorf("%w: %s is not ours to give up", errLeadershipLost, l.name)
+	}
+	return l.Interface.Update(ctx, record)
 }

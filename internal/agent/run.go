@@ -50,6 +50,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	forLeases, config := config, flags.tenure.guard(config)
 	store, err := artifact.Open(artifact.Options{
 		Dir: flags.StoragePath, Address: flags.StorageAdvAddr,
 		RetentionTTL: flags.RetentionTTL, RetentionRecords: flags.RetentionRecords, Limits: flags.limits(),
@@ -123,7 +124,7 @@ func run(ctx context.Context, flags Flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, flags, config, mgr, kinds, store, hooks, alerts, registry, watchdog, log)
+	return serve(ctx, flags, forLeases, mgr, kinds, store, hooks, alerts, registry, watchdog, log)
 }
 
 // newManager returns controller-runtime's manager. It caches our own kinds, undecoded, and the metadata of what wakes
@@ -202,8 +203,9 @@ func newDrift(mgr ctrl.Manager, edge reconcile.Edge, registry *prometheus.Regist
 	return engine, nil
 }
 
-// serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails.
-func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manager, kinds []schema.GroupVersionKind, store *artifact.Store,
+// serve runs the servers and, while the leases are held, the controllers, until ctx ends or one of them fails. forLeases is how the
+// leases are reached.
+func serve(ctx context.Context, flags Flags, forLeases *rest.Config, mgr ctrl.Manager, kinds []schema.GroupVersionKind, store *artifact.Store,
 	hooks *webhook.Server, alerts *notify.Dispatcher, registry *prometheus.Registry, watchdog *reconcile.Watchdog, log *slog.Logger) error {
 	var working atomic.Bool
 	ready := func(*http.Request) error {
@@ -269,7 +271,7 @@ func serve(ctx context.Context, flags Flags, config *rest.Config, mgr ctrl.Manag
 	}
 	group.Go(func() error {
 		if flags.LeaderElection {
-			return lead(ctx, config, flags, log, act)
+			return lead(ctx, forLeases, flags, log, act)
 		}
 		return act(ctx)
 	})

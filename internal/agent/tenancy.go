@@ -83,6 +83,7 @@ func (f *Flags) clusters(own *kube.Cluster, owner kube.Owner, agent client.Clien
 	treatment := f.treatment(log)
 	treatment.Owner = owner
 	return kube.NewClusters(own, kube.RemoteOptions{
+		Guard:   f.tenure.guard,
 		Secrets: agent,
 		Identity: kube.Identity{
 			DefaultServiceAccount: f.Tenancy.DefaultKubeConfigAccount, OfServiceAccounts: f.gates[workloadIdentity], Tokens: f.tokens,

@@ -29,6 +29,8 @@ type RemoteOptions struct {
 	// Dial makes every connection; what it refuses is not an address that a cluster has.
 	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	UserAgent string
+	// Guard has the last word on how each is reached; nil has none.
+	Guard func(*rest.Config) *rest.Config
 	// Cluster is how each is treated.
 	Cluster Options
 }
@@ -209,6 +211,9 @@ func digestOf(what string, data []byte) string {
 func (c *Clusters) connect(config *rest.Config) (*Cluster, error) {
 	config.UserAgent = c.options.UserAgent
 	config.Dial = c.options.Dial
+	if c.options.Guard != nil {
+		config = c.options.Guard(config)
+	}
 	options := c.options.Cluster
 	options.Log = options.Log.With("cluster", config.Host)
 	return Connect(config, options)

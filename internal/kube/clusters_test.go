@@ -248,6 +248,25 @@ func TestA18_ClustersDialAsTold(t *testing.T) {
 	}
 }
 
+// What the agent keeps back it keeps back from other clusters too: every request to them passes its guard.
+func TestClustersAreGuarded(t *testing.T) {
+	refused := errors.New("not now")
+	w := newWorld(t, func(o *RemoteOptions) {
+		o.Guard = func(config *rest.Config) *rest.Config {
+			config.Wrap(func(http.RoundTripper) http.RoundTripper { return refusing{refused} })
+			return config
+		}
+	})
+	w.secret("ns", "kubeconfig", "value", w.kubeconfig(w.server.URL, "one"))
+	if _, err := w.Remote(t.Context(), named("ns", "x"), secretRef("kubeconfig")); !errors.Is(err, refused) || w.asked.Load() != 0 {
+		t.Errorf("%v after %d requests", err, w.asked.Load())
+	}
+}
+
+type refusing struct{ err error }
+
+func (r refusing) RoundTrip(*http.Request) (*http.Response, error) { return nil, r.err }
+
 // A ConfigMap gets the token of a ServiceAccount of its namespace, and never the agent's own.
 func TestA21_ClustersOfConfigMaps(t *testing.T) {
 	for name, test := range map[string]struct {
