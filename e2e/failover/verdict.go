@@ -20,13 +20,16 @@ type Verdict struct {
 	Twice   []string // objects that have changed more than once, and releases that were upgraded more than once
 	Stuck   []string // releases that are pending, or whose newest revision is not the deployed one
 	Unlocks int      // upgrades that were cut off, marked as failed by the successor, and done anew
+	// Repeated are upgrades that the old leader had ended and not told of in the status, and that the successor did again. Nothing
+	// changes on the cluster by that but Helm's history; a chart's hooks run again.
+	Repeated int
 }
 
-// OK says that nothing is wrong. Unlocks are not.
+// OK says that nothing is wrong on the cluster: no upgrade that was unlocked or repeated has changed an object again.
 func (v Verdict) OK() bool { return len(v.Lost)+len(v.Twice)+len(v.Stuck) == 0 }
 
 func (v Verdict) String() string {
-	return fmt.Sprintf("lost %v, twice %v, stuck %v, %d upgrades done anew", v.Lost, v.Twice, v.Stuck, v.Unlocks)
+	return fmt.Sprintf("lost %v, twice %v, stuck %v, %d upgrades done anew, %d repeated", v.Lost, v.Twice, v.Stuck, v.Unlocks, v.Repeated)
 }
 
 // seen counts a change of a ConfigMap.
@@ -167,6 +170,8 @@ func (v *Verdict) judgeRelease(name string, was int, revisions map[int]string) {
 		v.Lost = append(v.Lost, "release "+name)
 	case newest == was+2 && revisions[was+1] == "failed":
 		v.Unlocks++
+	case newest == was+2 && revisions[was+1] == "superseded":
+		v.Repeated++
 	case newest > was+1:
 		v.Twice = append(v.Twice, fmt.Sprintf("release %s (%d times: %v)", name, newest-was, revisions))
 	}

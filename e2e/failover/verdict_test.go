@@ -12,13 +12,13 @@ func TestJudgeRelease(t *testing.T) {
 		revisions map[int]string
 		want      string
 	}{
-		"upgraded":         {map[int]string{3: "superseded", 4: "deployed"}, "lost [], twice [], stuck [], 0 upgrades done anew"},
-		"done anew":        {map[int]string{3: "superseded", 4: "failed", 5: "deployed"}, "lost [], twice [], stuck [], 1 upgrades done anew"},
-		"not upgraded":     {map[int]string{3: "deployed"}, "lost [release app], twice [], stuck [], 0 upgrades done anew"},
-		"upgraded twice":   {map[int]string{4: "superseded", 5: "deployed"}, "lost [], twice [release app (2 times: map[4:superseded 5:deployed])], stuck [], 0 upgrades done anew"},
-		"three times":      {map[int]string{4: "failed", 5: "failed", 6: "deployed"}, "lost [], twice [release app (3 times: map[4:failed 5:failed 6:deployed])], stuck [], 0 upgrades done anew"},
-		"failed":           {map[int]string{3: "deployed", 4: "failed"}, "lost [], twice [], stuck [release app (the newest revision, 4, is failed)], 0 upgrades done anew"},
-		"one left pending": {map[int]string{3: "pending-upgrade", 4: "deployed"}, "lost [], twice [], stuck [release app (revision 3 is pending-upgrade)], 0 upgrades done anew"},
+		"upgraded":         {map[int]string{3: "superseded", 4: "deployed"}, "lost [], twice [], stuck [], 0 upgrades done anew, 0 repeated"},
+		"done anew":        {map[int]string{3: "superseded", 4: "failed", 5: "deployed"}, "lost [], twice [], stuck [], 1 upgrades done anew, 0 repeated"},
+		"not upgraded":     {map[int]string{3: "deployed"}, "lost [release app], twice [], stuck [], 0 upgrades done anew, 0 repeated"},
+		"repeated":         {map[int]string{4: "superseded", 5: "deployed"}, "lost [], twice [], stuck [], 0 upgrades done anew, 1 repeated"},
+		"three times":      {map[int]string{4: "failed", 5: "failed", 6: "deployed"}, "lost [], twice [release app (3 times: map[4:failed 5:failed 6:deployed])], stuck [], 0 upgrades done anew, 0 repeated"},
+		"failed":           {map[int]string{3: "deployed", 4: "failed"}, "lost [], twice [], stuck [release app (the newest revision, 4, is failed)], 0 upgrades done anew, 0 repeated"},
+		"one left pending": {map[int]string{3: "pending-upgrade", 4: "deployed"}, "lost [], twice [], stuck [release app (revision 3 is pending-upgrade)], 0 upgrades done anew, 0 repeated"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var v Verdict
