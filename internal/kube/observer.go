@@ -46,7 +46,7 @@ type Observer struct {
 	kinds  kinds
 	log    *slog.Logger
 
-	linger time.Duration   // of watches on kinds, after a wait
+	linger time.Duration   // of watches on kinds, after a wait; see defaultLinger
 	ctx    context.Context // of all watches; ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

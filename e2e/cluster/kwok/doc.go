@@ -3,7 +3,8 @@
 //
 // A stage says which objects it is for and what to do with them. Nodes, and
 // pods that simply run, have the stages that kwok brings. The folder stages has
-// ours, which a test steers by annotations on a pod or a pod template:
+// ours: for pods that are deleted (pod-delete.yaml says why), and those that a
+// test steers by annotations on a pod or a pod template:
 //
 //	cleat.dev/fail: "true"      a pod with restartPolicy Never or OnFailure
 //	                            ends as Failed instead of Succeeded
